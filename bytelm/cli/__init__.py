@@ -1,0 +1,72 @@
+"""The `bytelm` command.
+
+Results go to standard output, everything else to standard error. The exit code is 0 only when all was
+done, 2 for bad usage (flags, a missing file, a folder that is no model), 1 for failures at run time, 130
+after Ctrl-C. Heavy imports stay inside `run` of the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+import tyro
+
+from bytelm.cli.common import UsageError
+from bytelm.cli.generate import Generate
+from bytelm.cli.info import Info
+from bytelm.cli.prepare import Prepare
+from bytelm.cli.score import Score
+
+Command: TypeAlias = (
+    Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command of `args` (None: the process's own) and returns its exit code.
+
+    What goes wrong is told in one line; with BYTELM_TRACEBACK=1 in the environment, by its traceback.
+    """
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        # The reader went away, as `| head` does. Python flushes once more at exit: into nothing, then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UsageError, RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
+        if os.environ.get("BYTELM_TRACEBACK") == "1":
+            raise
+        return _failed(f"error: {_line(error)}", 2 if isinstance(error, UsageError) else 1)
+
+
+def _run(args: Sequence[str] | None) -> int:
+    command = tyro.cli(
+        Command,
+        prog="bytelm",
+        description="Language models over bytes.",
+        args=args,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    command.run()
+    sys.stdout.flush()  # here, where a closed pipe is noticed
+    return 0
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, UsageError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"bytelm: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,114 @@
+"""`bytelm score`: bits per byte of files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bytelm.cli.common import Files, Models, OptionalFile, UsageError, check_models, model, read, table, usage
+
+if TYPE_CHECKING:
+    from bytelm.evals.bits import Bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Bits per byte of files, each and in all, over real bytes; what the ends cost is stated apart."""
+
+    models: Models
+    """The folder of a model."""
+    data: Files
+    """Files, any bytes; each is one text."""
+    json: bool = False
+    """Print JSON in place of a table."""
+    html: OptionalFile = None
+    """Also write a page that colours each character by its bits."""
+    batch: int = 8
+    """Files scored at a time."""
+
+    def run(self) -> None:
+        from tqdm import tqdm
+
+        from bytelm.evals.bits import bits_per_byte
+
+        check_models(self.models)
+        if self.batch < 1:
+            raise UsageError(f"--batch must be 1 or more, not {self.batch}")
+        if not self.data:
+            raise UsageError("--data names no file")
+        texts = [read(path) for path in self.data]
+        if self.html is not None:
+            with usage(OSError):
+                Path(self.html).touch()  # rather now than after an hour of scoring
+        lm = model(self.models)
+        # disable=None: no bar unless standard error is a terminal.
+        with tqdm(total=sum(map(len, texts)), unit="B", unit_scale=True, disable=None) as bar:
+            bits = bits_per_byte(lm, texts, batch=self.batch, progress=bar.update)
+        if self.html is not None:
+            from bytelm.evals.html import page
+
+            files = [(f, t, b.nats_T1) for f, t, b in zip(self.data, texts, bits.texts, strict=True)]
+            title = f"Bits per byte under {', '.join(self.models)}"
+            Path(self.html).write_text(page(files, title=title), encoding="utf-8")
+        if self.json:
+            print(json.dumps(_record(self.models, self.data, bits), indent=2))
+        else:
+            print(_report(self.data, texts, bits))
+
+
+def _record(models: Sequence[str], files: Sequence[str], bits: Bits) -> dict[str, object]:
+    """For JSON, which has no inf: what is infinite, or not defined, is null."""
+
+    def finite(value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    return {
+        "models": list(models),
+        "bytes": bits.bytes,
+        "bits_per_byte": finite(bits.bits_per_byte),
+        "standard_error": bits.standard_error,
+        "end_bits": finite(bits.end_nats / math.log(2)),
+        "context": bits.context,
+        "overlap": bits.overlap if bits.context is not None else None,
+        "files": [
+            {
+                "file": file,
+                "bytes": text.bytes,
+                "bits_per_byte": finite(text.bits_per_byte),
+                "end_bits": finite(text.end_nats / math.log(2)),
+                "impossible": text.impossible,
+                "windowed": text.windowed,
+            }
+            for file, text in zip(files, bits.texts, strict=True)
+        ],
+    }
+
+
+def _report(files: Sequence[str], texts: Sequence[bytes], bits: Bits) -> str:
+    def row(name: str, count: int, per_byte: float | None, end_nats: float) -> tuple[str, ...]:
+        figure = "-" if per_byte is None else f"{per_byte:.4f}"
+        return name, f"{count:,}", figure, f"{end_nats / math.log(2):.2f}"
+
+    scored = list(zip(files, bits.texts, strict=True))
+    rows = [("file", "bytes", "bits per byte", "end of text, bits")]
+    rows += [row(name, t.bytes, t.bits_per_byte, t.end_nats) for name, t in scored]  # type: ignore[misc]
+    rows += [row("all", bits.bytes, bits.bits_per_byte, bits.end_nats)]  # type: ignore[list-item]
+    notes = []
+    if bits.standard_error is not None:
+        notes.append(f"standard error of all, over files: {bits.standard_error:.4f} bits per byte")
+    if windowed := [name for name, t in scored if t.windowed]:
+        notes.append(
+            f"longer than the context of {bits.context:,} symbols, so scored in windows that share "
+            f"{bits.overlap:,}: {', '.join(windowed)}"
+        )
+    for (name, t), text in zip(scored, texts, strict=True):
+        if t.impossible is not None:
+            byte = text[t.impossible]
+            notes.append(
+                f"{name}: byte 0x{byte:02x} at offset {t.impossible:,} is impossible under this model"
+            )
+    return "\n".join([table(rows), *notes])

@@ -1,0 +1,99 @@
+"""Held-out data: the documents in order, every target exactly once, padded at the very end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bytelm.data.documents import Documents
+from bytelm.data.packing import Batch, BatchBuilder
+from bytelm.data.pipeline import check_lanes
+from bytelm.lm import END
+
+
+def eval_rows(
+    source: Documents,
+    *,
+    rows: int,
+    length: int,
+    max_bytes: int | None = None,
+    lanes: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Batches of [len(lanes), length] over an opened source, in order, each target exactly once.
+
+    The documents' targets are laid end to end over the rows of the global batches, so a document that is
+    longer than the rest of its row goes on in the next row, where the model does not see what was before:
+    only the symbol before is given. `documents` is the document's number in the source plus 1; a document's
+    end of text is its last target. What the last batch lacks is padding (documents 0), so all hosts get the
+    same number of batches.
+
+    Args:
+      rows: rows of the global batch, over all hosts.
+      length: targets of a row.
+      max_bytes: take the first `max_bytes` bytes only. The document in which they end is cut there, and has
+        then no end of text. None: all.
+      lanes: the rows of each global batch that this host wants, increasing; None: all. Where lengths are
+        known only these are read.
+    """
+    mine = check_lanes(rows, length, lanes)
+    if max_bytes is not None and max_bytes < 1:
+        raise ValueError(f"max_bytes is {max_bytes}; it is at least 1, or None for all")
+    return _batches(source, rows, length, max_bytes, mine)
+
+
+def _batches(
+    source: Documents, rows: int, length: int, max_bytes: int | None, lanes: tuple[int, ...]
+) -> Iterator[Batch]:
+    mine = frozenset(lanes)
+    builder, place = BatchBuilder(), 0  # place: targets laid in the current global batch
+    for i, size, stop, document in _documents(source, max_bytes):
+        start = 0
+        while start < stop:
+            row, column = divmod(place, length)
+            end = min(stop, start + length - column)
+            if row in mine:
+                low = max(start - 1, 0)  # with the byte before, the first input
+                data = document.read(i, low, min(end, size))
+                first = data[0] if start else END
+                builder.add(data[start - low :], first, end > size, i + 1)
+            place, start = place + end - start, end
+            if place == rows * length:
+                yield builder.build(len(lanes), length)
+                builder, place = BatchBuilder(), 0
+    if place:
+        builder.pad(len(lanes) * length - builder.size)
+        yield builder.build(len(lanes), length)
+
+
+def _documents(source: Documents, max_bytes: int | None) -> Iterator[tuple[int, int, int, _Readable]]:
+    """(document, its bytes, its targets to take, where to read it) until `max_bytes`.
+
+    An empty document has no targets.
+    """
+    for i in range(len(source)):
+        # Now and once, where every `read` would fetch the whole document.
+        whole = None if source.sliceable and source.lengths is not None else _Whole(source[i])
+        size = len(whole.data) if whole else source.lengths.item(i)  # type: ignore[union-attr]
+        stop = size + 1
+        if max_bytes is not None:
+            stop = size + 1 if size <= max_bytes else max_bytes
+            max_bytes = max(max_bytes - size, 0)
+        if size and stop:
+            yield i, size, stop, whole or source
+        if max_bytes == 0:
+            return
+
+
+class _Readable(Protocol):
+    def read(self, i: int, start: int, stop: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A document that was fetched, in the place of its source."""
+
+    data: bytes
+
+    def read(self, i: int, start: int, stop: int) -> bytes:
+        return self.data[start:stop]

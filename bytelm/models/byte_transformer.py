@@ -1,0 +1,222 @@
+"""A flat causal Transformer over bytes: the baseline of the byte models.
+
+Pre-norm blocks with RMSNorm, SwiGLU, rotary positions, normed queries and keys (Henry et al., arXiv
+2010.04245) and grouped keys. Layers are stacked and scanned. 261 symbols in, a law of 257 out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm import layers, sharding
+from bytelm.attention import attend, attend_cached
+from bytelm.lm import LAW, NUM_SYMBOLS
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteTransformerConfig:
+    """Sizes of a flat byte Transformer; None takes the usual proportion."""
+
+    layers: int = 8
+    width: int = 512
+    heads: int = 8
+    key_heads: int | None = None  # default: as many as heads
+    head_width: int | None = None  # default: width / heads
+    mlp_width: int | None = None  # default: 8/3 width, rounded up to a multiple of 64
+    window: int | None = None  # bytes that a position sees, itself included; default: the row
+    isolate_documents: bool = True
+    dropout: float = 0.0
+    rope_base: float = 10_000.0
+    remat: Literal["none", "dots", "full"] = "none"  # what is computed again in the backward pass
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "key_heads", "head_width", "mlp_width", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name} must be positive, got {value}")
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
+        if self.H % 2:
+            raise ValueError(f"model.head_width {self.H} must be even: rotary positions pair its halves")
+        if self.heads % self.K:
+            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.K}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+
+    @property
+    def K(self) -> int:
+        return self.key_heads or self.heads
+
+    @property
+    def H(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    @property
+    def F(self) -> int:
+        return self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
+
+    def compute_dtype(self) -> Any:
+        if self.dtype == "auto":
+            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.dtype(self.dtype)
+
+
+class Cache(NamedTuple):
+    """Keys and values of the symbols read so far; slot ``p % S`` holds position p (a ring buffer)."""
+
+    k_LBSKH: Any
+    v_LBSKH: Any
+    length_B: Any  # symbols read, int32
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: attention, then SwiGLU, each added to the stream."""
+
+    def __init__(self, config: ByteTransformerConfig, key: jax.Array):
+        c, D, N, K, H = config, config.width, config.heads, config.K, config.H
+        keys = jax.random.split(key, 4)
+        self.norm_attention = layers.RMSNorm(D)
+        self.query = layers.param(keys[0], (D, N, H), ("embed", "heads", None), inputs=1)
+        self.key = layers.param(keys[1], (D, K, H), ("embed", "heads", None), inputs=1)
+        self.value = layers.param(keys[2], (D, K, H), ("embed", "heads", None), inputs=1)
+        # Starting at zero, a layer adds nothing to the stream until it has learned what to add.
+        self.out = layers.param(None, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.0)
+        self.norm_query, self.norm_key = layers.RMSNorm(H), layers.RMSNorm(H)
+        self.norm_mlp = layers.RMSNorm(D)
+        self.mlp = layers.SwiGLU(D, c.F, keys[3])
+        self.config = c
+
+    def project(self, x_BTD: jax.Array, position_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H] of normed inputs, positions applied."""
+        base, h_BTD = self.config.rope_base, self.norm_attention(x_BTD)
+        q_BTNH, k_BTKH, v_BTKH = (
+            layers.split_heads(h_BTD, w[...]) for w in (self.query, self.key, self.value)
+        )
+        q_BTNH = layers.rope(self.norm_query(q_BTNH), position_BT, base)
+        k_BTKH = layers.rope(self.norm_key(k_BTKH), position_BT, base)
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def finish(self, x_BTD: jax.Array, a_BTNH: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The rest of the layer, given what attention found."""
+        rate = self.config.dropout
+        one, two = (None, None) if key is None else jax.random.split(key)
+        a_BTD = layers.merge_heads(a_BTNH, self.out[...])
+        x_BTD = x_BTD + layers.dropout(a_BTD, rate, one)
+        return x_BTD + layers.dropout(self.mlp(self.norm_mlp(x_BTD)), rate, two)
+
+
+class ByteTransformer(nnx.Module):
+    """See the module. Made with a key; parameters are float32, cast at use."""
+
+    rows_of_cache = Cache(1, 1, 0)  # the axis of the rows in each array of a cache
+
+    def __init__(self, config: ByteTransformerConfig, key: jax.Array):
+        table, blocks = jax.random.split(key)
+        # In and out the table is replicated: 261 rows are the reward for being token-free.
+        self.table = layers.param(table, (NUM_SYMBOLS, config.width), (None, None), scale=0.02)
+        self.blocks = layers.stack(lambda k: Block(config, k), config.layers, blocks)
+        self.norm = layers.RMSNorm(config.width)
+        self.head = layers.param(None, (config.width, LAW), (None, None), scale=0.0)
+        self.config = config
+
+    def __call__(
+        self,
+        symbols_BT: jax.Array,
+        documents_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the next symbol, float32 [B, T, 257].
+
+        Args:
+          symbols_BT: integers below 261.
+          documents_BT: numbers; symbols of different numbers do not see each other if the config
+            isolates documents. None: one document a row.
+          dropout_key: None for no dropout.
+        """
+        return self._logits(self._read(symbols_BT, documents_BT, dropout_key)[0])
+
+    def prefill(self, symbols_BT: jax.Array, length_B: jax.Array, context: int) -> tuple[jax.Array, Cache]:
+        """Reads ragged rows, ``symbols_BT[b, :length_B[b]]``, at least one symbol each.
+
+        Returns the logits after each row's last symbol, float32 [B, 257], and a cache for rows of at
+        most `context` symbols.
+        """
+        x_BTD, (k_LBTKH, v_LBTKH) = self._read(symbols_BT, None, None, keep=True)
+        x_BD = jnp.take_along_axis(x_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
+        slot_S = jnp.arange(min(context, self.config.window or context))
+        S = len(slot_S)
+        # The last position, before length_B, that falls on slot s; negative where there is none yet.
+        at_BS = slot_S + (length_B[:, None] - 1 - slot_S) // S * S
+        index_BS = jnp.clip(at_BS, 0, symbols_BT.shape[1] - 1)[None, :, :, None, None]
+        k_LBSKH, v_LBSKH = (jnp.take_along_axis(x, index_BS, axis=2) for x in (k_LBTKH, v_LBTKH))
+        return self._logits(x_BD), Cache(k_LBSKH, v_LBSKH, length_B)
+
+    def decode(self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array) -> tuple[jax.Array, Cache]:
+        """Reads one more symbol in each row where `active_B`; leaves the cache of the others as it is.
+
+        Returns logits, float32 [B, 257] (without meaning where not active), and the cache.
+        """
+        S, position_B = cache.k_LBSKH.shape[2], cache.length_B
+        slot_B, row_B = position_B % S, jnp.arange(len(symbol_B))
+        # Slot s holds position p - ((p - s) mod S): the last S of them, or those that exist.
+        visible_BS = position_B[:, None] - (position_B[:, None] - jnp.arange(S)) % S >= 0
+        write_B = active_B[:, None, None]
+
+        def layer(x_B1D: jax.Array, per_layer: tuple[Block, jax.Array, jax.Array]):
+            block, k_BSKH, v_BSKH = per_layer
+            q_B1NH, k_B1KH, v_B1KH = block.project(x_B1D, position_B[:, None])
+            k_BSKH = k_BSKH.at[row_B, slot_B].set(jnp.where(write_B, k_B1KH[:, 0], k_BSKH[row_B, slot_B]))
+            v_BSKH = v_BSKH.at[row_B, slot_B].set(jnp.where(write_B, v_B1KH[:, 0], v_BSKH[row_B, slot_B]))
+            a_BNH = attend_cached(q_B1NH[:, 0], k_BSKH, v_BSKH, visible_BS)
+            return block.finish(x_B1D, a_BNH[:, None]), (k_BSKH, v_BSKH)
+
+        x_B1D = self._embed(symbol_B[:, None])
+        x_B1D, (k_LBSKH, v_LBSKH) = jax.lax.scan(layer, x_B1D, (self.blocks, cache.k_LBSKH, cache.v_LBSKH))
+        return self._logits(x_B1D[:, 0]), Cache(k_LBSKH, v_LBSKH, position_B + active_B)
+
+    def _embed(self, symbols_BT: jax.Array) -> jax.Array:
+        return self.table[...].astype(self.config.compute_dtype())[symbols_BT.astype(jnp.int32)]
+
+    def _logits(self, x_D: jax.Array) -> jax.Array:
+        """[..., D] -> float32 [..., 257]."""
+        x_D = self.norm(x_D)
+        return jnp.matmul(x_D, self.head[...].astype(x_D.dtype), preferred_element_type=jnp.float32)
+
+    def _read(self, symbols_BT, documents_BT, dropout_key, keep: bool = False):
+        """The stream after all layers [B, T, D], and if `keep`, keys and values [L, B, T, K, H]."""
+        config = self.config
+        position_1T = jnp.arange(symbols_BT.shape[1])[None]
+        documents_BT = documents_BT if config.isolate_documents else None
+
+        def layer(x_BTD: jax.Array, per_layer: tuple[Block, jax.Array | None]):
+            block, key = per_layer
+            x_BTD = sharding.constrain(x_BTD, "batch", None, None)
+            q_BTNH, k_BTKH, v_BTKH = block.project(x_BTD, position_1T)
+            a_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, documents_BT, config.window)
+            return block.finish(x_BTD, a_BTNH, key), (k_BTKH, v_BTKH) if keep else None
+
+        if config.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            layer = jax.checkpoint(layer, policy=policy if config.remat == "dots" else None)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
+        return jax.lax.scan(layer, self._embed(symbols_BT), (self.blocks, keys))
+
+    @staticmethod
+    def flops(config: ByteTransformerConfig, length: int) -> float:
+        """Floating-point operations of the forward pass, a byte, in rows of `length` bytes.
+
+        Two for each multiply-add; matrices and attention (a position sees on average half a row, or its
+        window); norms, positions and softmax are left out, as is the custom (Chowdhery et al., arXiv
+        2204.02311, appendix B). A training step is three times this.
+        """
+        c = config
+        matrices = c.width * c.H * 2 * (c.heads + c.K) + 3 * c.width * c.F
+        w = min(c.window or length, length)
+        seen = (w * (w + 1) / 2 + (length - w) * w) / length
+        return 2.0 * (c.layers * (matrices + 2 * c.heads * c.H * seen) + c.width * LAW)

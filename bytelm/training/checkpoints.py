@@ -1,0 +1,133 @@
+"""Checkpoints: parameters, optimizer, place in the data and config, together or not at all.
+
+orbax writes each checkpoint under a temporary name, on a thread, and renames it when it is whole, so that
+one cut short by a crash is never taken for one. Arrays are restored straight onto whatever mesh is asked
+for. Parts are separate items, so that loading a model to use it reads its parameters only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from bytelm.layers import Params
+from bytelm.training.step import TrainState
+
+if TYPE_CHECKING:
+    from bytelm.config import Checkpoints as CheckpointsConfig
+
+# orbax tells of every phase of every save; a run's log is for the run.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+_ITEMS = ("params", "optimizer", "ema", "data", "config")
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder."""
+
+    def __init__(self, folder: Path, config: CheckpointsConfig | None = None):
+        """With a config, opened for writing and made where missing; without, for reading."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep_last if config else None,
+            keep_period=config.keep_every if config else None,
+            create=config is not None,
+            cleanup_tmp_directories=config is not None,
+            read_only=config is None,
+        )
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=_ITEMS)
+
+    def steps(self) -> list[int]:
+        """The steps of the whole checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The last whole checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Starts to write a checkpoint of `step`; the arrays are copied before this returns.
+
+        Raises OSError where this or the last checkpoint could not be written (a full disk).
+        """
+        items = {
+            "params": ocp.args.StandardSave(state.params),
+            "optimizer": ocp.args.StandardSave(state.optimizer),
+            "data": ocp.args.JsonSave(dict(data)),
+            "config": ocp.args.JsonSave(dict(config)),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        if step == self.latest():
+            return
+        with _writing(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is whole. Raises OSError where it could not be written."""
+        with _writing(self.folder):
+            self._manager.wait_until_finished()
+
+    def config(self, step: int) -> Any:
+        """The config, as plain data, that the checkpoint was made with."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
+        return restored["config"]
+
+    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Any]:
+        """The state, laid out as `shardings` say, and the place in the data."""
+        target = jax.tree.map(_placed, abstract, shardings)
+        items = {
+            "params": ocp.args.StandardRestore(target.params),
+            "optimizer": ocp.args.StandardRestore(target.optimizer),
+            "data": ocp.args.JsonRestore(),
+        }
+        if target.ema is not None:
+            items["ema"] = ocp.args.StandardRestore(target.ema)
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        count = jax.device_put(jax.numpy.int32(step), shardings.step)
+        state = TrainState(count, found["params"], found["optimizer"], found["ema"] if target.ema else None)
+        return state, found["data"]
+
+    def params(self, step: int, abstract: Params, shardings: Params) -> Params:
+        """The parameters to use a model with: the averaged ones where the run kept them."""
+        target = jax.tree.map(_placed, abstract, shardings)
+        item = "ema" if (self.folder / str(step) / "ema").is_dir() else "params"
+        found = self._manager.restore(
+            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+        )
+        return found[item]
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _placed(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+class _writing:
+    """Turns whatever goes wrong in writing into an OSError that says what to do."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception):
+            raise OSError(
+                f"{self.folder}: the checkpoint could not be written ({_cause(error)}); "
+                "the one before is whole. Make room or choose another --workdir, and start again"
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,198 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard events, a plot, and lines or a bar for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds")  # what may differ between equal runs
+
+
+class Log:
+    """Takes the metrics of each step while they are still being computed, and reads them one step late.
+
+    So the device always has its next step queued before the host asks about the last one. One line a
+    logged step goes to ``metrics.jsonl``; bits per byte come first.
+    """
+
+    def __init__(self, folder: Path, *, start: int, steps: int, every: int, flops: float, peak: float | None):
+        """`flops` a byte of training, `peak` of all devices a second (None: unknown, no MFU)."""
+        self._path, self._every, self._steps = folder / "metrics.jsonl", every, steps
+        self._keep_until(start)
+        self._file = self._path.open("a")
+        self._events = _Events(folder)
+        self._flops, self._peak = flops, peak
+        self._pending: tuple[int, dict[str, Any], dict[str, Any]] | None = None
+        self._bytes, self._wait, self._since, self._began = 0.0, 0.0, time.perf_counter(), time.perf_counter()
+        self._bar = tqdm(
+            total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False
+        )
+
+    def _keep_until(self, start: int) -> None:
+        """Drops the lines after step `start`: they will be made again."""
+        if self._path.exists():
+            lines = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
+            self._path.write_text("".join(line + "\n" for line in lines))
+
+    def step(self, step: int, metrics: dict[str, Any], rate: Any, wait: float) -> None:
+        """Notes step `step` (from 1) with its metrics, still on the device; tells of the step before."""
+        before, self._pending = self._pending, (step, metrics, {"learning_rate": float(rate)})
+        self._wait += wait
+        if before is not None:
+            self._tell(*before)
+
+    def add(self, **figures: Any) -> None:
+        """Figures that belong in the line of the last step noted, such as an evaluation's."""
+        assert self._pending is not None, "add() follows step()"
+        self._pending[2].update(figures)
+
+    def flush(self) -> None:
+        """Waits for the last step and tells of it. Raises FloatingPointError if its loss is not finite."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._tell(*pending)
+
+    @contextmanager
+    def aside(self):
+        """Time spent in here is no training time: it is left out of the rates."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+    def say(self, text: str) -> None:
+        """A line for people, on standard error."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+    def _tell(self, step: int, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
+        values = {name: float(x) for name, x in metrics.items()}
+        bits = values["nats"] / max(values["bytes"], 1.0) / math.log(2)
+        if not all(map(math.isfinite, (bits, values["gradient_norm"]))):
+            raise FloatingPointError(
+                f"step {step}: the loss is {bits} bits per byte, "
+                f"the norm of its gradient {values['gradient_norm']}. "
+                "Nothing was saved after it. Start again from the last checkpoint with a lower "
+                "--optimizer.learning-rate or longer --optimizer.warmup"
+            )
+        self._bytes += values["bytes"]
+        self._bar.update(step - self._bar.n)
+        if step % self._every and step != self._steps and len(figures) == 1:
+            return
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        rate = self._bytes / seconds
+        line = {
+            "step": step,
+            "train/bits_per_byte": bits,
+            **{name: x for name, x in figures.items() if name.startswith("eval/")},
+            "bytes_per_second": rate,
+            "mfu": rate * self._flops / self._peak if self._peak else None,
+            "data_wait_seconds": self._wait,
+            "seconds": time.perf_counter() - self._began,
+            **{name: x for name, x in values.items() if name.endswith("_norm")},
+            **{name: x for name, x in figures.items() if not name.startswith("eval/")},
+        }
+        self._bytes, self._wait, self._since = 0.0, 0.0, time.perf_counter()
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._events.write(step, line)
+        held_out = f"  held out {line['eval/bits_per_byte']:.4f}" if "eval/bits_per_byte" in line else ""
+        mfu = f"  MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
+        told = f"{bits:.4f} bits per byte{held_out}  {rate / 1e3:,.1f} kB/s{mfu}"
+        self._bar.set_postfix_str(told, refresh=False)
+        if self._bar.disable or held_out:
+            wait, norm = line["data_wait_seconds"], values["gradient_norm"]
+            self.say(f"step {step:>6}  {told}  wait {wait:.2f} s  norm {norm:.2f}")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf  # the line that a kill cut short
+
+
+class _Events:
+    """TensorBoard events of the same figures (tensorboardX writes them without TensorFlow)."""
+
+    def __init__(self, folder: Path):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=30)
+
+    def write(self, step: int, line: dict[str, Any]) -> None:
+        for name, x in line.items():
+            if name != "step" and isinstance(x, int | float):
+                self._writer.add_scalar(name, x, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def plot(folder: Path) -> Path:
+    """Draws a run's ``metrics.jsonl`` to ``curve.png``: bits per byte against bytes seen is what matters."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [x["step"] for x in lines],
+        [x["train/bits_per_byte"] for x in lines],
+        color="#88aacc",
+        lw=1,
+        label="training rows",
+    )
+    held = [x for x in lines if "eval/bits_per_byte" in x]
+    if held:
+        axes.errorbar(
+            [x["step"] for x in held], [x["eval/bits_per_byte"] for x in held],
+            [x.get("eval/standard_error") or 0.0 for x in held],
+            color="#b03000", marker="o", ms=4, capsize=3, label="held-out documents, ± standard error",
+        )  # fmt: skip
+        axes.set_title(f"{folder.name}: {held[-1]['eval/bits_per_byte']:.3f} bits per byte, held out")
+    axes.set(xlabel="step", ylabel="bits per byte")
+    lows = [x["train/bits_per_byte"] for x in lines] + [x["eval/bits_per_byte"] for x in held]
+    axes.set_ylim(min(lows) * 0.95, sorted(lows)[int(len(lows) * 0.9)] * 1.25)  # the first steps may leave it
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = folder / "curve.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+# Dense bfloat16 peaks a device, from the makers' data sheets.
+_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v4": 275e12}
+_PEAKS |= {"TPU v5p": 459e12, "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}
+
+
+def peak_flops() -> float | None:
+    """Operations a second of all devices: a data sheet's for GPU and TPU, a measured product's on CPU."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        n = 1024
+        a = jnp.ones((n, n))
+        product = jax.jit(jnp.matmul)
+        product(a, a).block_until_ready()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            product(a, a).block_until_ready()
+            times.append(time.perf_counter() - start)
+        return 2.0 * n**3 / min(times)
+    return next((peak * jax.device_count() for name, peak in _PEAKS.items() if name in kind), None)

@@ -1,0 +1,74 @@
+"""The optimizer: AdamW or Muon from optax, and the learning rate, which comes from numpy.
+
+optax is given a rate of one; the step multiplies the update by the rate of `learning_rate`. So the rate is
+an argument of the compiled step like the batch, and neither is state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from bytelm.layers import Params
+
+if TYPE_CHECKING:
+    from bytelm.config import Optimizer
+
+MUON_RMS = (
+    0.2  # of an update's entries, about AdamW's, so that one rate serves both (arXiv 2502.16982, eq. 4)
+)
+
+
+def make_optimizer(config: Optimizer, matrices: Params) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024) for the matrices.
+
+    Args:
+      config: its rate and schedule are left to `learning_rate`.
+      matrices: for each parameter the axes (inputs, outputs) of a matrix or None
+        (`bytelm.layers.matrices_of`). Only matrices decay; under Muon all else follows Adam.
+    """
+
+    def is_leaf(x):
+        return x is None or isinstance(x, tuple)
+
+    decays = jax.tree.map(lambda axes: axes is not None, matrices, is_leaf=is_leaf)
+    if config.name == "adamw":
+        moves = optax.adamw(
+            1.0, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decays
+        )
+    else:
+        moves = muon(
+            1.0,
+            beta=config.momentum,
+            weight_decay=config.weight_decay,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            muon_weight_dimension_numbers=jax.tree.map(
+                lambda axes: None if axes is None else MuonDimensionNumbers(*axes), matrices, is_leaf=is_leaf
+            ),
+            consistent_rms=MUON_RMS,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip), moves)
+
+
+def learning_rate(config: Optimizer, step: int, steps: int) -> np.float32:
+    """The rate of step `step` (from 0) of `steps`: a linear rise, then the schedule.
+
+    ``cosine`` falls to `final` of the highest along half a cosine; ``wsd`` (warm-up, stable, decay; Hu et
+    al., arXiv 2404.06395) stays and falls linearly in the last `decay` of the steps.
+    """
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "constant":
+        share = 1.0
+    elif config.schedule == "cosine":
+        done = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
+        share = config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2
+    else:
+        left = (steps - step) / max(1.0, config.decay * steps)
+        share = min(1.0, config.final + (1 - config.final) * left)
+    return np.float32(config.learning_rate * warm * share)

@@ -1,0 +1,137 @@
+"""One step of training, and the loss of a batch: pure functions of arrays, compiled once.
+
+A batch has ``inputs``, ``targets`` and ``documents``, each [B, T] (see `bytelm.data`). Targets that are
+sentinels, or of padding (document 0), carry no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bytelm import layers, sharding
+from bytelm.layers import Params
+from bytelm.lm import END, LAW
+
+Batch = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on, besides the place in its data; or where each part of it lies."""
+
+    step: Any  # steps done, int32
+    params: Params
+    optimizer: Any
+    ema: Params | None  # averaged parameters
+
+
+def state_shardings(model: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, ema: bool):
+    """How a `TrainState` is cut over `mesh`: what the optimizer holds of a parameter, as the parameter."""
+    specs = layers.specs_of(model)
+    shapes = layers.params_of(model)
+    whole = sharding.named(mesh)
+    params = jax.tree.map(lambda s: jax.sharding.NamedSharding(mesh, s), specs)
+    by_path = {_names(path): s for path, s in jax.tree_util.tree_flatten_with_path(params)[0]}
+    held = jax.tree_util.tree_map_with_path(
+        lambda path, _: by_path.get(_names(path), whole), jax.eval_shape(optimizer.init, shapes)
+    )
+    return TrainState(whole, params, held, params if ema else None)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The parameter that a leaf of a tree of parameters, or of an optimizer's moments, belongs to."""
+    return tuple(
+        k.key for k in path if isinstance(k, jax.tree_util.DictKey) and k.key not in ("muon", "adam")
+    )
+
+
+def new_state(
+    make: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, ema: bool
+) -> TrainState:
+    """Step 0. Call under `jax.jit` with `state_shardings` as out_shardings: nothing is ever whole."""
+    params = layers.params_of(make(key))
+    return TrainState(jnp.int32(0), params, optimizer.init(params), params if ema else None)
+
+
+def nats_of(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    """-log p of each target, float32 [B, T]; without meaning where the target is a sentinel."""
+    log_p_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    target_BT = jnp.minimum(targets_BT.astype(jnp.int32), LAW - 1)
+    return -jnp.take_along_axis(log_p_BTV, target_BT[..., None], axis=-1)[..., 0]
+
+
+def counts_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Which positions are bytes, and which ends of text, as booleans [B, T]."""
+    real_BT = batch["documents"] > 0
+    return real_BT & (batch["targets"] < END), real_BT & (batch["targets"] == END)
+
+
+def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumulate: int, ema: float | None):
+    """The step ``(state, batch, rate, key) -> (state, metrics)``, to be compiled.
+
+    The loss is the mean over all targets with loss, in nats. The batch is worked through in `accumulate`
+    parts; the result is the same up to rounding. The key is for dropout, None for none. Metrics are sums
+    and norms, float32 scalars.
+    """
+
+    def loss_of(params: Params, part: Batch, key: jax.Array | None, total: jax.Array):
+        nats_BT = nats_of(
+            layers.with_params(model, params)(part["inputs"], part["documents"], key), part["targets"]
+        )
+        bytes_BT, ends_BT = counts_of(part)
+        byte_nats = jnp.sum(jnp.where(bytes_BT, nats_BT, 0.0))
+        end_nats = jnp.sum(jnp.where(ends_BT, nats_BT, 0.0))
+        sums = {"nats": byte_nats, "bytes": jnp.sum(bytes_BT, dtype=jnp.float32), "end_nats": end_nats}
+        return (byte_nats + end_nats) / total, sums
+
+    def train_step(state: TrainState, batch: Batch, rate: jax.Array, key: jax.Array | None):
+        bytes_BT, ends_BT = counts_of(batch)
+        total = jnp.maximum(jnp.sum(bytes_BT | ends_BT, dtype=jnp.float32), 1.0)
+
+        keys = None if key is None else jax.random.split(jax.random.fold_in(key, state.step), accumulate)
+
+        def gradient(part: Batch, part_key: jax.Array | None):
+            part = {name: sharding.constrain(x, "batch", None) for name, x in part.items()}
+            (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, part, part_key, total)
+            return sums, grads
+
+        if accumulate == 1:
+            sums, grads = gradient(batch, None if keys is None else keys[0])
+        else:
+            # Part i takes rows i, i + accumulate, ...: each device works on rows that it already has.
+            parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+            first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts), key)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+            add = lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(*part)), None)  # noqa: E731
+            (sums, grads), _ = jax.lax.scan(add, zeros, (parts, keys))
+
+        updates, held = optimizer.update(grads, state.optimizer, state.params)
+        updates = jax.tree.map(lambda u: rate * u, updates)
+        params = optax.apply_updates(state.params, updates)
+        averaged = None
+        if ema is not None:
+            averaged = jax.tree.map(lambda e, p: e + (1.0 - ema) * (p - e), state.ema, params)
+        metrics = {
+            **sums,
+            "gradient_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "parameter_norm": optax.global_norm(params),
+        }
+        return TrainState(state.step + 1, params, held, averaged), metrics
+
+    return train_step
+
+
+def make_eval_step(model: Any):
+    """``(params, batch) -> nats`` of each target, float32 [B, T], to be compiled."""
+
+    def eval_step(params: Params, batch: Batch) -> jax.Array:
+        return nats_of(
+            layers.with_params(model, params)(batch["inputs"], batch["documents"]), batch["targets"]
+        )
+
+    return eval_step

@@ -1,0 +1,46 @@
+"""What several tests of the data room need."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytelm.data.documents import Table, TableBuilder
+
+
+@pytest.fixture(scope="session")
+def table():
+    """A function from a list of documents to an opened source in memory."""
+
+    def build(documents: list[bytes]) -> Table:
+        builder = TableBuilder()
+        for document in documents:
+            builder.add(document)
+        return builder.build("test", "give some")
+
+    return build
+
+
+class Unmeasured:
+    """Documents of unknown length, fetched whole; counts how often."""
+
+    name, skipped, lengths, sliceable = "unmeasured", {}, None, False
+
+    def __init__(self, documents: list[bytes]):
+        self._documents = documents
+        self.fetched = 0
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, i: int) -> bytes:
+        self.fetched += 1
+        return self._documents[i]
+
+    def read(self, i: int, start: int, stop: int) -> bytes:
+        return self[i][start:stop]
+
+
+@pytest.fixture(scope="session")
+def unmeasured():
+    """The class of documents whose lengths are not known."""
+    return Unmeasured

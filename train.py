@@ -1,0 +1,130 @@
+"""Trains a byte model: python train.py [CONFIG] [--workdir DIR] [--section.field VALUE ...]
+
+CONFIG is the name of a file in configs/ (default: `default`). See `python train.py --help`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from bytelm import layers, models, sharding
+from bytelm.data import eval_rows, merge_states, train_stream
+from bytelm.training import launch, metrics
+from bytelm.training.checkpoints import Checkpoints
+from bytelm.training.evaluate import evaluate, host_part
+from bytelm.training.optimizer import learning_rate, make_optimizer
+from bytelm.training.step import make_eval_step, make_train_step, new_state, state_shardings
+
+
+def main() -> None:
+    run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
+    folder = launch.prepare_folder(run, config)
+
+    # ---- mesh ------------------------------------------------------------------------------------------
+    mesh = sharding.make_mesh(config.mesh)
+    models.check_mesh(config.model, mesh, config.training.rows // config.training.accumulate)
+    rows, length = config.training.rows, config.data.row
+    by_row = sharding.named(mesh, "batch", None)
+    mine = launch.lanes_of_host(by_row, rows)
+
+    # ---- input -----------------------------------------------------------------------------------------
+    source = config.data.source.open("train")
+    stream = train_stream(
+        source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
+        piece=config.data.piece, prefetch=config.data.prefetch,
+    )  # fmt: skip
+    held_out = config.data.source.open(config.evaluation.split)
+
+    # ---- model -----------------------------------------------------------------------------------------
+    make = functools.partial(models.build, config.model)
+    model = jax.eval_shape(make, jax.random.key(0))
+    optimizer = make_optimizer(config.optimizer, layers.matrices_of(model))
+    averaged = config.training.ema is not None
+    init = functools.partial(new_state, make, optimizer, ema=averaged)
+    key = jax.random.key(config.training.seed)
+    abstract = jax.eval_shape(init, key)
+    placed = state_shardings(model, optimizer, mesh, averaged)
+
+    # ---- restore: own folder, then --resume, then --init-from, then scratch --------------------------------
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoints)
+    restored, place, note = launch.restore(run, config, checkpoints, abstract, placed)
+    if restored is not None:
+        state = restored
+        stream.set_state(place)
+    else:
+        with jax.set_mesh(mesh):
+            state = launch.start_from(run, jax.jit(init, out_shardings=placed)(key), placed, config)
+    start, steps = int(state.step), config.training.steps
+
+    # ---- compile ---------------------------------------------------------------------------------------
+    dropout = jax.random.key(config.training.seed + 1) if config.model.dropout else None
+    train_step = jax.jit(
+        make_train_step(model, optimizer, config.training.accumulate, config.training.ema),
+        donate_argnums=0, out_shardings=(placed, None),
+    )  # fmt: skip
+    eval_step = jax.jit(make_eval_step(model), out_shardings=by_row)
+
+    def put(batch):
+        return {name: jax.make_array_from_process_local_data(by_row, x) for name, x in batch.items()}
+
+    def held_out_bits(max_bytes):
+        params = state.ema if averaged else state.params
+        batches = eval_rows(
+            held_out, rows=config.evaluation.rows, length=length, max_bytes=max_bytes,
+            lanes=launch.lanes_of_host(by_row, config.evaluation.rows),
+        )  # fmt: skip
+        found = evaluate(lambda batch: host_part(eval_step(params, put(batch))), batches, len(held_out))
+        return {f"eval/{name}": value for name, value in found.items()}
+
+    def save(step):
+        log.flush()  # raises on a loss that is not finite, before anything is written
+        checkpoints.save(
+            step, state, merge_states(launch.all_hosts(stream.get_state())), launch.record(config)
+        )
+
+    # ---- loop ------------------------------------------------------------------------------------------
+    flops = 3 * models.flops(config.model, length)
+    peak = metrics.peak_flops()
+    log = metrics.Log(
+        folder, start=start, steps=steps, every=config.training.log_every, flops=flops, peak=peak
+    )
+    launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note)
+    stop = launch.StopSignal()
+    with jax.set_mesh(mesh), stream, stop:
+        for step in range(start + 1, steps + 1):
+            launch.profile(folder, config, step)
+            began = time.perf_counter()
+            batch = next(stream)
+            wait = time.perf_counter() - began
+            rate = learning_rate(config.optimizer, step - 1, steps)
+            state, figures = train_step(state, put(batch), rate, dropout)
+            log.step(step, figures, rate, wait)
+            last = step == steps
+            if last or step % config.evaluation.every == 0:
+                with log.aside():
+                    log.add(
+                        **held_out_bits(
+                            config.evaluation.final_max_bytes if last else config.evaluation.max_bytes
+                        )
+                    )
+                    launch.sample(folder, config, step, model, state.ema if averaged else state.params)
+            # The place in the data is taken before the next batch is, so that it agrees with the step.
+            if last or stop.asked or step % config.checkpoints.every == 0:
+                with log.aside():
+                    save(step)
+            if stop.asked:
+                break
+        log.flush()
+        checkpoints.wait()
+    launch.say_end(log, folder, config, held_out, stopped=stop.asked)
+    checkpoints.close()
+    log.close()
+
+
+if __name__ == "__main__":
+    main()
