@@ -24,21 +24,25 @@ from bytelm.training.step import make_eval_step, make_train_step, new_state, sta
 def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
     folder = launch.prepare_folder(run, config)
+    launch.keep_pages()
 
     # ---- mesh ------------------------------------------------------------------------------------------
-    mesh = sharding.make_mesh(config.mesh)
-    models.check_mesh(config.model, mesh, config.training.rows // config.training.accumulate)
-    rows, length = config.training.rows, config.data.row
+    rows, length, part = config.training.rows, config.data.row, config.training.accumulate
+    with launch.usage(ValueError):
+        mesh = sharding.make_mesh(config.mesh)
+        counts = {"training.rows / accumulate": rows // part, "evaluation.rows": config.evaluation.rows}
+        models.check_mesh(config.model, mesh, counts)
     by_row = sharding.named(mesh, "batch", None)
     mine = launch.lanes_of_host(by_row, rows)
 
     # ---- input -----------------------------------------------------------------------------------------
-    source = config.data.source.open("train")
-    stream = train_stream(
-        source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
-        piece=config.data.piece, prefetch=config.data.prefetch,
-    )  # fmt: skip
-    held_out = config.data.source.open(config.evaluation.split)
+    with launch.usage(ValueError, OSError):
+        source = config.data.source.open("train")
+        held_out = config.data.source.open(config.evaluation.split)
+        stream = train_stream(
+            source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
+            piece=config.data.piece, prefetch=config.data.prefetch,
+        )  # fmt: skip
 
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)
@@ -52,12 +56,12 @@ def main() -> None:
 
     # ---- restore: own folder, then --resume, then --init-from, then scratch --------------------------------
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoints)
-    restored, place, note = launch.restore(run, config, checkpoints, abstract, placed)
-    if restored is not None:
-        state = restored
-        stream.set_state(place)
-    else:
-        with jax.set_mesh(mesh):
+    with launch.usage(ValueError, FileNotFoundError), jax.set_mesh(mesh):
+        restored, place, note = launch.restore(run, config, checkpoints, abstract, placed)
+        if restored is not None:
+            state = restored
+            stream.set_state(place)
+        else:
             state = launch.start_from(run, jax.jit(init, out_shardings=placed)(key), placed, config)
     start, steps = int(state.step), config.training.steps
 
@@ -78,11 +82,12 @@ def main() -> None:
             held_out, rows=config.evaluation.rows, length=length, max_bytes=max_bytes,
             lanes=launch.lanes_of_host(by_row, config.evaluation.rows),
         )  # fmt: skip
-        found = evaluate(lambda batch: host_part(eval_step(params, put(batch))), batches, len(held_out))
+        with jax.set_mesh(mesh):
+            found = evaluate(lambda batch: host_part(eval_step(params, put(batch))), batches, len(held_out))
         return {f"eval/{name}": value for name, value in found.items()}
 
     def save(step):
-        log.flush()  # raises on a loss that is not finite, before anything is written
+        log.flush()
         checkpoints.save(
             step, state, merge_states(launch.all_hosts(stream.get_state())), launch.record(config)
         )
@@ -94,37 +99,36 @@ def main() -> None:
         folder, start=start, steps=steps, every=config.training.log_every, flops=flops, peak=peak
     )
     launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note)
+    draw, profile = launch.Sampler(folder, config, model), launch.Profile(folder, config)
     stop = launch.StopSignal()
-    with jax.set_mesh(mesh), stream, stop:
+    with stream, stop, profile:
         for step in range(start + 1, steps + 1):
-            launch.profile(folder, config, step)
+            profile.step(step)
             began = time.perf_counter()
             batch = next(stream)
             wait = time.perf_counter() - began
             rate = learning_rate(config.optimizer, step - 1, steps)
-            state, figures = train_step(state, put(batch), rate, dropout)
+            with jax.set_mesh(mesh):
+                state, figures = train_step(state, put(batch), rate, dropout)
             log.step(step, figures, rate, wait)
-            last = step == steps
+            last, stopping = step == steps, stop.asked
             if last or step % config.evaluation.every == 0:
-                with log.aside():
-                    log.add(
-                        **held_out_bits(
-                            config.evaluation.final_max_bytes if last else config.evaluation.max_bytes
-                        )
-                    )
-                    launch.sample(folder, config, step, model, state.ema if averaged else state.params)
+                with log.aside():  # raises on a loss that is not finite, before anything is written
+                    size = config.evaluation.final_max_bytes if last else config.evaluation.max_bytes
+                    log.add(**held_out_bits(size))
+                    draw(step, state.ema if averaged else state.params)
             # The place in the data is taken before the next batch is, so that it agrees with the step.
-            if last or stop.asked or step % config.checkpoints.every == 0:
+            if last or stopping or step % config.checkpoints.every == 0:
                 with log.aside():
                     save(step)
-            if stop.asked:
+            if stopping:
                 break
         log.flush()
         checkpoints.wait()
-    launch.say_end(log, folder, config, held_out, stopped=stop.asked)
+    launch.say_end(log, folder, config, held_out, step=int(state.step), stopped=stop.asked)
     checkpoints.close()
     log.close()
 
 
 if __name__ == "__main__":
-    main()
+    launch.guarded(main)

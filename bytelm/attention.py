@@ -16,6 +16,7 @@ from einops import rearrange
 from bytelm import sharding
 
 BLOCK = 128  # queries at a time on CPU: a block of scores stays in the cache of a core
+AT_ONCE = 2**19  # scores at a time, where rows are short: fewer would be over before both cores have begun
 _NEVER = -1e30  # the score of a masked pair: finite, so that a row of them is not NaN
 
 
@@ -34,7 +35,7 @@ def attend(
       documents_BT: positions of different numbers do not see each other; None if they may.
       window: a position sees itself and the ``window - 1`` before it; None for all.
 
-    On CPU the work runs a block of scores at a time (`_blocked`); elsewhere it is XLA's.
+    On CPU the work runs a part of the scores at a time (`_in_parts`); elsewhere it is XLA's.
     """
     isolate = documents_BT is not None
     # Without documents a placeholder, so that there is one signature.
@@ -42,7 +43,7 @@ def attend(
     rows, lines = ("batch", None, "heads", None), ("batch" if isolate else None, None)
     run = functools.partial(
         jax.lax.platform_dependent,
-        cpu=functools.partial(_blocked, isolate=isolate, window=window),
+        cpu=functools.partial(_in_parts, isolate=isolate, window=window),
         default=functools.partial(_whole, isolate=isolate, window=window),
     )
     return sharding.local(run, (rows, rows, rows, lines), rows)(q_BTNH, k_BTKH, v_BTKH, documents)
@@ -73,94 +74,133 @@ def _whole(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int |
     return jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=mask)
 
 
-# ---- blocks of scores ----------------------------------------------------------------------------------
+# ---- on CPU --------------------------------------------------------------------------------------------
 # The scores of a row of 2,048 bytes are 16 MB a head: on CPU their way to memory and back costs more than
-# the arithmetic. So one row and key head at a time, one block of queries at a time, over the keys that the
-# block can see; backwards the scores are made again from the saved log-normaliser (Dao et al., arXiv
-# 2205.14135, without its online softmax, since a block of queries sees all its keys at once).
+# the arithmetic. So a unit, one row and one key head, at a time, or several where they are short.
 
 
-def _blocked(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int | None):
-    B, K, H = q_BTNH.shape[0], k_BTKH.shape[2], q_BTNH.shape[3]
+def _in_parts(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int | None):
+    """`attend` over units U = B x K, a few at a time."""
+    (B, T, N, H), K = q_BTNH.shape, k_BTKH.shape[2]
     q_UGTH = rearrange(q_BTNH, "B T (K G) H -> (B K) G T H", K=K) * jnp.asarray(H**-0.5, q_BTNH.dtype)
     k_UTH, v_UTH = (rearrange(x, "B T K H -> (B K) T H") for x in (k_BTKH, v_BTKH))
     documents_UT = jnp.repeat(documents_BT, K, axis=0) if isolate else jnp.zeros((B * K, 1), jnp.int32)
-    out_UGTH = _blocks(isolate, window, q_UGTH, k_UTH, v_UTH, documents_UT)
+    units = (q_UGTH, k_UTH, v_UTH, documents_UT)
+    if window is not None and window < T:
+        band = jax.checkpoint(functools.partial(_band, isolate=isolate, window=window))
+        out_UGTH = _map(band, units, scores=2 * window * T * N // K)
+    else:
+        out_UGTH = _causal(isolate, *units)
     return rearrange(out_UGTH, "(B K) G T H -> B T (K G) H", K=K)
 
 
-def _spans(T: int, window: int | None) -> list[tuple[int, int, int]]:
-    """For each block of queries [start, stop), the first key that it can see, on a block's edge."""
-    spans = []
-    for start in range(0, T, BLOCK):
-        first = 0 if window is None else max(0, (start - window + 1) // BLOCK * BLOCK)
-        spans.append((first, start, min(start + BLOCK, T)))
-    return spans
+def _map(one, units, scores: int):
+    """`one` over all units, as many at a time as `AT_ONCE` allows for so many scores a unit."""
+    n = min(len(units[0]), max(1, AT_ONCE // scores))
+    while len(units[0]) % n:
+        n -= 1
+    return jax.lax.map(one, units, batch_size=n) if n > 1 else jax.lax.map(one, units)
 
 
-def _scores(q_GTH, k_TH, documents_T, span, isolate: bool, window: int | None):
-    """Masked scores of one block of queries, float32 [G, queries, keys]."""
-    first, start, stop = span
-    score_Gts = jnp.einsum(
-        "Gth,sh->Gts", q_GTH[:, start:stop], k_TH[first:stop], preferred_element_type=jnp.float32
-    )
-    t, s = jnp.arange(start, stop)[:, None], jnp.arange(first, stop)[None, :]
-    mask = t >= s
-    if window is not None:
-        mask &= t - s < window
+def _band(unit, *, isolate: bool, window: int):
+    """Windowed attention of a unit, [G, T, H]: blocks of a window's length, each over itself and the last."""
+    q_GTH, k_TH, v_TH, documents_T = unit
+    T, W = k_TH.shape[0], window
+    M = -(-T // W)
+
+    def blocks(x, axis=0):
+        """[T, ...] -> [M, W, ...], padded at the end."""
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (0, M * W - T)
+        return jnp.pad(x, pad).reshape(*x.shape[:axis], M, W, *x.shape[axis + 1 :])
+
+    def pairs(x_MW):
+        """[M, W, ...] -> [M, 2 W, ...], each block after the one before it."""
+        return jnp.concatenate([jnp.roll(x_MW, 1, axis=0), x_MW], axis=1)
+
+    q_GMWH, k_MSH, v_MSH = blocks(q_GTH, axis=1), pairs(blocks(k_TH)), pairs(blocks(v_TH))
+    score_GMWS = jnp.einsum("GMWH,MSH->GMWS", q_GMWH, k_MSH, preferred_element_type=jnp.float32)
+    back_WS = jnp.arange(W)[:, None] + W - jnp.arange(2 * W)[None, :]  # how far back a key lies
+    mask_MWS = (back_WS >= 0) & (back_WS < W)
+    mask_MWS = mask_MWS & ((jnp.arange(M)[:, None, None] > 0) | (jnp.arange(2 * W) >= W))
     if isolate:
-        mask &= documents_T[start:stop, None] == documents_T[None, first:stop]
+        documents_MW = blocks(documents_T)
+        mask_MWS &= documents_MW[:, :, None] == pairs(documents_MW)[:, None, :]
+    share_GMWS = jax.nn.softmax(jnp.where(mask_MWS, score_GMWS, _NEVER), axis=-1).astype(v_TH.dtype)
+    out_GMWH = jnp.einsum("GMWS,MSH->GMWH", share_GMWS, v_MSH)
+    return rearrange(out_GMWH, "G M W H -> G (M W) H")[:, :T]
+
+
+# Without a window, one block of queries after another over all the keys before its end. Backwards the scores
+# are made again from the saved log-normaliser (Dao et al., arXiv 2205.14135, without its online softmax,
+# since a block of queries sees all its keys at once).
+
+
+def _spans(T: int) -> list[tuple[int, int]]:
+    """The blocks of queries, [start, stop)."""
+    return [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
+
+
+def _scores(q_GTH, k_TH, documents_T, start: int, stop: int, isolate: bool):
+    """Masked scores of one block of queries, float32 [G, queries, keys]."""
+    score_Gts = jnp.einsum(
+        "Gth,sh->Gts", q_GTH[:, start:stop], k_TH[:stop], preferred_element_type=jnp.float32
+    )
+    mask = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None, :]
+    if isolate:
+        mask &= documents_T[start:stop, None] == documents_T[None, :stop]
     return jnp.where(mask, score_Gts, _NEVER)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _blocks(isolate, window, q_UGTH, k_UTH, v_UTH, documents_UT):
-    return _blocks_forward(isolate, window, q_UGTH, k_UTH, v_UTH, documents_UT)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _causal(isolate, q_UGTH, k_UTH, v_UTH, documents_UT):
+    return _causal_forward(isolate, q_UGTH, k_UTH, v_UTH, documents_UT)[0]
 
 
-def _blocks_forward(isolate, window, q_UGTH, k_UTH, v_UTH, documents_UT):
+def _causal_forward(isolate, q_UGTH, k_UTH, v_UTH, documents_UT):
     def one(unit):
         q_GTH, k_TH, v_TH, documents_T = unit
         outs, norms = [], []
-        for span in _spans(q_GTH.shape[1], window):
-            first, _, stop = span
-            score_Gts = _scores(q_GTH, k_TH, documents_T, span, isolate, window)
+        for start, stop in _spans(q_GTH.shape[1]):
+            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, isolate)
             top_Gt1 = jnp.max(score_Gts, axis=-1, keepdims=True)
             share_Gts = jnp.exp(score_Gts - top_Gt1)
             sum_Gt1 = jnp.sum(share_Gts, axis=-1, keepdims=True)
-            out_GtH = jnp.einsum("Gts,sh->Gth", share_Gts.astype(v_TH.dtype), v_TH[first:stop])
+            out_GtH = jnp.einsum("Gts,sh->Gth", share_Gts.astype(v_TH.dtype), v_TH[:stop])
             outs.append(out_GtH / sum_Gt1.astype(v_TH.dtype))
             norms.append(top_Gt1 + jnp.log(sum_Gt1))
         return jnp.concatenate(outs, axis=1), jnp.concatenate(norms, axis=1)
 
-    out_UGTH, norm_UGT1 = jax.lax.map(one, (q_UGTH, k_UTH, v_UTH, documents_UT))
-    return out_UGTH, (q_UGTH, k_UTH, v_UTH, documents_UT, out_UGTH, norm_UGT1)
+    units = (q_UGTH, k_UTH, v_UTH, documents_UT)
+    out_UGTH, norm_UGT1 = _map(one, units, _scores_of_a_block(q_UGTH))
+    return out_UGTH, (*units, out_UGTH, norm_UGT1)
 
 
-def _blocks_backward(isolate, window, saved, grad_UGTH):
+def _causal_backward(isolate, saved, grad_UGTH):
     def one(unit):
         q_GTH, k_TH, v_TH, documents_T, out_GTH, norm_GT1, grad_GTH = unit
         dtype = v_TH.dtype
         dot_GT1 = jnp.sum((out_GTH * grad_GTH).astype(jnp.float32), axis=-1, keepdims=True)
-        dq, dk_TH, dv_TH = [], jnp.zeros_like(k_TH), jnp.zeros_like(v_TH)
-        for span in _spans(q_GTH.shape[1], window):
-            first, start, stop = span
+        dq, dk_HT, dv_HT = [], jnp.zeros_like(k_TH.T), jnp.zeros_like(v_TH.T)
+        for start, stop in _spans(q_GTH.shape[1]):
             q_GtH, grad_GtH = q_GTH[:, start:stop], grad_GTH[:, start:stop]
-            score_Gts = _scores(q_GTH, k_TH, documents_T, span, isolate, window)
+            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, isolate)
             share_Gts = jnp.exp(score_Gts - norm_GT1[:, start:stop])
-            dshare_Gts = jnp.einsum(
-                "Gth,sh->Gts", grad_GtH, v_TH[first:stop], preferred_element_type=jnp.float32
-            )
+            dshare_Gts = jnp.einsum("Gth,sh->Gts", grad_GtH, v_TH[:stop], preferred_element_type=jnp.float32)
             dscore_Gts = (share_Gts * (dshare_Gts - dot_GT1[:, start:stop])).astype(dtype)
-            dq.append(jnp.einsum("Gts,sh->Gth", dscore_Gts, k_TH[first:stop]))
-            dk_TH = dk_TH.at[first:stop].add(jnp.einsum("Gts,Gth->sh", dscore_Gts, q_GtH))
-            dv_TH = dv_TH.at[first:stop].add(jnp.einsum("Gts,Gth->sh", share_Gts.astype(dtype), grad_GtH))
-        return jnp.concatenate(dq, axis=1), dk_TH, dv_TH
+            dq.append(jnp.einsum("Gts,sh->Gth", dscore_Gts, k_TH[:stop]))
+            # XLA transposes the first operand of a product: let it be the small one.
+            dk_HT = dk_HT.at[:, :stop].add(jnp.einsum("Gth,Gts->hs", q_GtH, dscore_Gts))
+            dv_HT = dv_HT.at[:, :stop].add(jnp.einsum("Gth,Gts->hs", grad_GtH, share_Gts.astype(dtype)))
+        return jnp.concatenate(dq, axis=1), dk_HT.T, dv_HT.T
 
-    q_UGTH, k_UTH, v_UTH, documents_UT, out_UGTH, norm_UGT1 = saved
-    units = (q_UGTH, k_UTH, v_UTH, documents_UT, out_UGTH, norm_UGT1, grad_UGTH)
-    dq_UGTH, dk_UTH, dv_UTH = jax.lax.map(one, units)
+    dq_UGTH, dk_UTH, dv_UTH = _map(one, (*saved, grad_UGTH), _scores_of_a_block(grad_UGTH))
     return dq_UGTH, dk_UTH, dv_UTH, None
 
 
-_blocks.defvjp(_blocks_forward, _blocks_backward)
+def _scores_of_a_block(q_UGTH) -> int:
+    G, T = q_UGTH.shape[1:3]
+    return G * min(T, BLOCK) * T
+
+
+_causal.defvjp(_causal_forward, _causal_backward)

@@ -13,7 +13,7 @@ the mesh each name lies. `jax.jit` does the rest.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -95,21 +95,17 @@ def local(f: Callable[..., Any], in_names: Sequence[Sequence[str | None]], out_n
     )
 
 
-def check_fits(mesh: Mesh, *, rows: int, heads: int, key_heads: int, **cut: tuple[str, int]) -> None:
-    """Raises ValueError where the sizes of a run cannot be cut evenly over `mesh`.
+def check_fits(mesh: Mesh, sizes: Mapping[str, tuple[str, int]]) -> None:
+    """Raises ValueError where a size cannot be cut evenly over `mesh`.
 
-    `cut` holds further sizes as ``name=(axis name of RULES, size)``.
+    `sizes` holds, by the name that the user knows it by, ``(axis name of RULES, size)``.
     """
-    sizes = {"batch": rows, "heads": heads, "key_heads": key_heads}
-    rules = {"batch": "batch", "heads": "heads", "key_heads": "heads"}
-    for name, (rule, size) in cut.items():
-        sizes[name], rules[name] = size, rule
-    for name, size in sizes.items():
-        axes = RULES[rules[name]]
+    for name, (rule, size) in sizes.items():
+        axes = RULES[rule]
         axes = (axes,) if isinstance(axes, str) else (axes or ())
         parts = int(np.prod([mesh.shape[axis] for axis in axes]))
         if size % parts:
             raise ValueError(
                 f"mesh: {name} = {size} cannot be cut in {parts} equal parts along {'+'.join(axes)}; "
-                f"make {name} a multiple of {parts} or change the mesh"
+                f"make it a multiple of {parts} or change the mesh"
             )

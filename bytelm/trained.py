@@ -8,6 +8,7 @@ sum of `next_logprobs` along `push` for texts of any length.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,6 +75,12 @@ class TrainedLM:
         self._prefill = jax.jit(prefill)
         self._decode = jax.jit(decode, donate_argnums=(1, 2))
         self._choose = jax.jit(choose, donate_argnums=(2,))
+
+    def with_params(self, params: Params) -> TrainedLM:
+        """The same model with other parameters; it shares what is compiled."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     # ---- one symbol at a time ----
 
@@ -151,9 +158,7 @@ class TrainedLM:
             length = self._padded(rows[-1][2] - rows[-1][1])
             count = max(1, _SYMBOLS_AT_ONCE // length)
             batch, rows = rows[-count:], rows[:-count]
-            inputs_BT, targets_BT = np.zeros(
-                (2, count if len(batch) == count else len(batch), length), np.int32
-            )
+            inputs_BT, targets_BT = np.zeros((2, len(batch), length), np.int32)
             for b, (i, at, stop, _, _) in enumerate(batch):
                 inputs_BT[b, : stop - at] = documents[i][at:stop]
                 targets_BT[b, : stop - at] = documents[i][at + 1 : stop + 1]

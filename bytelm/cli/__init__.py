@@ -19,12 +19,14 @@ from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
 from bytelm.cli.score import Score
+from bytelm.cli.words import Words
 
 Command: TypeAlias = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    | Annotated[Words, tyro.conf.subcommand("words")]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,9 +25,15 @@ def flops(config: ModelConfig, length: int) -> float:
     return CONSTRUCTORS[type(config)].flops(config, length)
 
 
-def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: int) -> None:
-    """Raises ValueError where the model, or `rows` rows at once, cannot be cut evenly over `mesh`."""
+def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:
+    """Raises ValueError where the model, or `rows` of batches, by name, cannot be cut evenly over `mesh`."""
     sharding.check_fits(
-        mesh, rows=rows, heads=config.heads, key_heads=config.K,
-        width=("embed", config.width), mlp_width=("mlp", config.F),
-    )  # fmt: skip
+        mesh,
+        {
+            **{name: ("batch", count) for name, count in rows.items()},
+            "model.heads": ("heads", config.heads),
+            "model.key_heads": ("heads", config.K),
+            "model.width": ("embed", config.width),
+            "model.mlp_width": ("mlp", config.F),
+        },
+    )

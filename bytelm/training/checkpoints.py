@@ -75,11 +75,13 @@ class Checkpoints:
 
     def config(self, step: int) -> Any:
         """The config, as plain data, that the checkpoint was made with."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))
-        return restored["config"]
+        return self._read(step, {"config": ocp.args.JsonRestore()})["config"]
 
     def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Any]:
-        """The state, laid out as `shardings` say, and the place in the data."""
+        """The state, laid out as `shardings` say, and the place in the data.
+
+        Raises OSError where the checkpoint is damaged, as the other readers here do.
+        """
         target = jax.tree.map(_placed, abstract, shardings)
         items = {
             "params": ocp.args.StandardRestore(target.params),
@@ -88,7 +90,7 @@ class Checkpoints:
         }
         if target.ema is not None:
             items["ema"] = ocp.args.StandardRestore(target.ema)
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        found = self._read(step, items)
         count = jax.device_put(jax.numpy.int32(step), shardings.step)
         state = TrainState(count, found["params"], found["optimizer"], found["ema"] if target.ema else None)
         return state, found["data"]
@@ -97,10 +99,16 @@ class Checkpoints:
         """The parameters to use a model with: the averaged ones where the run kept them."""
         target = jax.tree.map(_placed, abstract, shardings)
         item = "ema" if (self.folder / str(step) / "ema").is_dir() else "params"
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-        )
-        return found[item]
+        return self._read(step, {item: ocp.args.StandardRestore(target)})[item]
+
+    def _read(self, step: int, items: Mapping[str, Any]) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # orbax and its storage raise many kinds for a file that is not whole
+            raise OSError(
+                f"{self.folder / str(step)}: the checkpoint cannot be read ({_cause(error)}); "
+                "remove that folder to use the one before"
+            ) from error
 
     def close(self) -> None:
         self._manager.close()

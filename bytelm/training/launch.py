@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -9,11 +10,14 @@ import json
 import platform
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.experimental import multihost_utils
@@ -39,18 +43,37 @@ class Run:
     """Another run whose parameters to begin with, at step 0."""
 
 
+@contextmanager
+def usage(*kinds: type[Exception]) -> Iterator[None]:
+    """Where errors of these kinds are the user's to mend: exits with status 2 and the message."""
+    try:
+        yield
+    except kinds as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def guarded(main: Callable[[], None]) -> None:
+    """Runs `main`. What the world does to a run (a full disk, a loss that is not finite) ends it with status
+    1 and a message; a traceback is for what is wrong in the program."""
+    try:
+        main()
+    except (OSError, FloatingPointError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        raise SystemExit("train.py: stopped at once; the last checkpoint is whole") from None
+
+
 def parse(args: list[str], configs: Path) -> tuple[Run, Config]:
     """The command line. Exits with status 2 for bad usage."""
     name = args[0] if args and not args[0].startswith("-") else "default"
     rest = args[1:] if args and not args[0].startswith("-") else args
-    try:
+    with usage(ValueError, TypeError):
         base = read_config(name, configs)
         run = tyro.cli(
             Run, args=rest, default=Run(config=base), prog="train.py", config=(tyro.conf.AvoidSubcommands,)
         )
-    except (ValueError, TypeError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
     stem = Path(name).stem
     return dataclasses.replace(run, workdir=run.workdir or f"runs/{stem}"), run.config
 
@@ -76,16 +99,13 @@ def prepare_folder(run: Run, config: Config) -> Path:
     assert run.workdir is not None
     folder = Path(run.workdir)
     old = folder / "config.json"
-    try:
-        if old.is_file() and any((folder / "checkpoints").glob("[0-9]*")):
+    with usage(OSError, ValueError):
+        if old.is_file() and any(p.name.isdigit() for p in (folder / "checkpoints").glob("*")):
             configs_of.check_same(configs_of.read(old), config, folder)
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            old.write_text(json.dumps(configs_of.to_dict(config), indent=1) + "\n")
-            (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
-    except (OSError, ValueError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+            metrics.write_whole(old, json.dumps(configs_of.to_dict(config), indent=1) + "\n")
+            metrics.write_whole(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
 
 
@@ -100,6 +120,20 @@ def versions() -> dict[str, str]:
             found[name] = "not installed"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return {"python": platform.python_version(), **found, "devices": devices, "platform": platform.platform()}
+
+
+def keep_pages() -> None:
+    """On CPU, lets the C library keep the memory that XLA frees after each step.
+
+    Given back, it would come again as fresh pages, which the kernel must clear: up to a fifth of a step.
+    Elsewhere than on glibc this does nothing.
+    """
+    if jax.default_backend() == "cpu" and platform.libc_ver()[0] == "glibc":
+        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # <malloc.h>
+        libc = ctypes.CDLL(None)
+        for option, value in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 2**26)):
+            libc.mallopt(option, value)
+        libc.mallopt(m_arena_max, 1)
 
 
 # ---- hosts ---------------------------------------------------------------------------------------------
@@ -129,7 +163,10 @@ def restore(
     """State and place in the data from the run's own folder or from --resume; None for a new start."""
     step = own.latest()
     if step is not None:
-        return *own.restore(step, abstract, placed), f"going on from step {step} in {own.folder.parent}"
+        note = f"going on from step {step} in {own.folder.parent}"
+        if step >= config.training.steps:
+            note = f"finished: {own.folder.parent} is at step {step}; more --training.steps take it further"
+        return *own.restore(step, abstract, placed), note
     if run.resume is None:
         return None, None, f"starting from {run.init_from}" if run.init_from else "starting from scratch"
     other, step, saved = _open(run.resume)
@@ -147,17 +184,18 @@ def start_from(run: Run, state: TrainState, placed: TrainState, config: Config) 
     configs_of.check_same(saved, config, Path(run.init_from), weights_only=True)
     params = other.params(step, state.params, placed.params)
     other.close()
-    return state._replace(params=params, ema=None if state.ema is None else params)
+    # A copy: the step is given its state to reuse, and no buffer may be in it twice.
+    return state._replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
 
 def _open(path: str) -> tuple[Checkpoints, int, Config]:
     folder = Path(path)
     if not (folder / "checkpoints").is_dir():
-        raise SystemExit(f"train.py: error: {path}: not a run: it has no checkpoints/")
+        raise FileNotFoundError(f"{path}: not a run: it has no checkpoints/")
     checkpoints = Checkpoints(folder / "checkpoints")
     step = checkpoints.latest()
     if step is None:
-        raise SystemExit(f"train.py: error: {path}: no whole checkpoint in it")
+        raise FileNotFoundError(f"{path}: no whole checkpoint in it")
     return checkpoints, step, configs_of.from_dict(checkpoints.config(step))
 
 
@@ -224,60 +262,85 @@ def _skipped(source: Any) -> str:
     return "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
 
 
-def profile(folder: Path, config: Config, step: int) -> None:
-    """Starts and stops the profiler around the steps that the config names."""
-    if config.training.profile is not None:
-        first, last = config.training.profile
-        if step == first:
-            jax.profiler.start_trace(str(folder / "profile"))
-        elif step == last:
+class Profile:
+    """While entered, the profiler records the steps that the config names, [first, last), into profile/."""
+
+    def __init__(self, folder: Path, config: Config):
+        self._folder, self._steps, self._on = folder / "profile", config.training.profile or (0, 0), False
+
+    def step(self, step: int) -> None:
+        """Told before each step."""
+        on = self._steps[0] <= step < self._steps[1]
+        if on and not self._on:
+            jax.profiler.start_trace(str(self._folder))
+        elif self._on and not on:
+            jax.profiler.stop_trace()
+        self._on = on
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on:
             jax.profiler.stop_trace()
 
 
-def sample(folder: Path, config: Config, step: int, model: Any, params: Any) -> None:
-    """Draws a text for each prompt and adds it to samples.jsonl."""
-    if jax.process_count() > 1:
-        return  # sampling is one host's work and the parameters may lie on others
-    from bytelm.generate import generate
-    from bytelm.trained import TrainedLM
+class Sampler:
+    """Draws a text for each of the config's prompts and adds it to samples.jsonl."""
 
-    lm = TrainedLM(model, layers.on_one_device(params), config.data.row)
-    s = config.samples
-    texts = generate(
-        lm, list(s.prompts), max_bytes=s.max_bytes, temperature=s.temperature, top_p=s.top_p, seed=step
-    )
-    path = folder / "samples.jsonl"
-    kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] < step] if path.exists() else []
-    new = [
-        json.dumps({"step": step, "prompt": p, "text": t.decode("utf-8", "replace")})
-        for p, t in zip(s.prompts, texts, strict=True)
-    ]
-    path.write_text("\n".join([*kept, *new]) + "\n")
+    def __init__(self, folder: Path, config: Config, model: Any):
+        """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
+        from bytelm.trained import TrainedLM
+
+        self._path, self._config = folder / "samples.jsonl", config.samples
+        self._lm = TrainedLM(model, {}, config.data.row)
+
+    def __call__(self, step: int, params: Any) -> None:
+        from bytelm.generate import generate
+
+        if jax.process_count() > 1:
+            return  # sampling is one host's work and the parameters may lie on others
+        c = self._config
+        lm = self._lm.with_params(layers.on_one_device(params))
+        texts = generate(
+            lm, c.prompts, max_bytes=c.max_bytes, temperature=c.temperature, top_p=c.top_p, seed=step
+        )
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < step]
+        new = [
+            json.dumps({"step": step, "prompt": p, "text": t.decode("utf-8", "replace")})
+            for p, t in zip(c.prompts, texts, strict=True)
+        ]
+        metrics.write_whole(self._path, "".join(line + "\n" for line in (*kept, *new)))
 
 
-def say_end(log: metrics.Log, folder: Path, config: Config, held_out: Any, *, stopped: bool) -> None:
+def say_end(
+    log: metrics.Log, folder: Path, config: Config, held_out: Any, *, step: int, stopped: bool
+) -> None:
     """The result: bits per byte, marks to hold against it, a sample, the run's folder."""
     if jax.process_index() != 0:
         return
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    if stopped:
-        log.say(f"stopped and saved at step {lines[-1]['step']}; the same command goes on from there")
+    if stopped and step < config.training.steps:
+        log.say(f"stopped and saved at step {step}; the same command goes on from there")
         return
     metrics.plot(folder)
-    last = lines[-1]
     if config.evaluation.marks:
         from bytelm.evals.compressors import marks
 
         documents = (held_out[i] for i in range(len(held_out)))
         for name, bits in marks(documents, config.data.row, config.evaluation.final_max_bytes).items():
             print(f"{name:<28} {bits:.3f} bits per byte")
-    error = last["eval/standard_error"]
-    print(
-        f"{'this model':<28} {last['eval/bits_per_byte']:.3f} bits per byte"
-        + (f" (standard error {error:.3f})" if error is not None else "")
-        + f" on {last['eval/bytes']:,} held-out bytes in rows of {config.data.row}; "
-        f"an end of text costs {last['eval/bits_per_end']:.1f} bits more"
-    )
-    text = json.loads((folder / "samples.jsonl").read_text().splitlines()[-1])["text"]
-    print(f"sample:\n{text}\n")
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
+        last = evaluated[-1]
+        error, end = last["eval/standard_error"], last["eval/bits_per_end"]
+        print(
+            f"{'this model':<28} {last['eval/bits_per_byte']:.3f} bits per byte"
+            + (f" (standard error {error:.3f})" if error is not None else "")
+            + f" on {last['eval/bytes']:,} held-out bytes in rows of {config.data.row}"
+            + (f"; an end of text costs {end:.1f} bits more" if end is not None else "")
+        )
+    samples = folder / "samples.jsonl"
+    if samples.exists() and (drawn := samples.read_text().splitlines()):
+        print(f"sample:\n{json.loads(drawn[-1])['text']}\n")
     print(f"run: {folder}")

@@ -29,7 +29,7 @@ class Log:
         self._path, self._every, self._steps = folder / "metrics.jsonl", every, steps
         self._keep_until(start)
         self._file = self._path.open("a")
-        self._events = _Events(folder)
+        self._events = _Events(folder, start)
         self._flops, self._peak = flops, peak
         self._pending: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         self._bytes, self._wait, self._since, self._began = 0.0, 0.0, time.perf_counter(), time.perf_counter()
@@ -41,7 +41,7 @@ class Log:
         """Drops the lines after step `start`: they will be made again."""
         if self._path.exists():
             lines = [line for line in self._path.read_text().splitlines() if _step(line) <= start]
-            self._path.write_text("".join(line + "\n" for line in lines))
+            write_whole(self._path, "".join(line + "\n" for line in lines))
 
     def step(self, step: int, metrics: dict[str, Any], rate: Any, wait: float) -> None:
         """Notes step `step` (from 1) with its metrics, still on the device; tells of the step before."""
@@ -63,7 +63,13 @@ class Log:
 
     @contextmanager
     def aside(self):
-        """Time spent in here is no training time: it is left out of the rates."""
+        """For what is no training: its time is left out of the rates.
+
+        It begins when the last step noted is done. Raises FloatingPointError, before anything is done or
+        written with the parameters, if that step's figures are not finite.
+        """
+        if self._pending is not None:
+            _finite(*self._pending[:2])
         began = time.perf_counter()
         yield
         self._since += time.perf_counter() - began
@@ -78,15 +84,7 @@ class Log:
         self._events.close()
 
     def _tell(self, step: int, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
-        values = {name: float(x) for name, x in metrics.items()}
-        bits = values["nats"] / max(values["bytes"], 1.0) / math.log(2)
-        if not all(map(math.isfinite, (bits, values["gradient_norm"]))):
-            raise FloatingPointError(
-                f"step {step}: the loss is {bits} bits per byte, "
-                f"the norm of its gradient {values['gradient_norm']}. "
-                "Nothing was saved after it. Start again from the last checkpoint with a lower "
-                "--optimizer.learning-rate or longer --optimizer.warmup"
-            )
+        values, bits = _finite(step, metrics)
         self._bytes += values["bytes"]
         self._bar.update(step - self._bar.n)
         if step % self._every and step != self._steps and len(figures) == 1:
@@ -105,7 +103,9 @@ class Log:
             **{name: x for name, x in figures.items() if not name.startswith("eval/")},
         }
         self._bytes, self._wait, self._since = 0.0, 0.0, time.perf_counter()
-        self._file.write(json.dumps(line) + "\n")
+        # JSON has no NaN, which a figure may be that is not known, as the error of a single document.
+        line = {name: x if x is None or math.isfinite(x) else None for name, x in line.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         self._events.write(step, line)
         held_out = f"  held out {line['eval/bits_per_byte']:.4f}" if "eval/bits_per_byte" in line else ""
@@ -117,20 +117,42 @@ class Log:
             self.say(f"step {step:>6}  {told}  wait {wait:.2f} s  norm {norm:.2f}")
 
 
+def _finite(step: int, metrics: dict[str, Any]) -> tuple[dict[str, float], float]:
+    """A step's metrics as numbers, with its bits per byte. Raises FloatingPointError if one is not finite."""
+    values = {name: float(x) for name, x in metrics.items()}
+    bits = values["nats"] / max(values["bytes"], 1.0) / math.log(2)
+    if not all(map(math.isfinite, (bits, *values.values()))):
+        norms = ", ".join(f"{name} {x:g}" for name, x in values.items() if name.endswith("_norm"))
+        raise FloatingPointError(
+            f"step {step}: not all is finite: the loss is {bits:g} bits per byte, {norms}. "
+            "Nothing was saved of it. Start again from the last checkpoint with a lower "
+            "--optimizer.learning-rate or longer --optimizer.warmup"
+        )
+    return values, bits
+
+
 def _step(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf  # the line that a kill cut short
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a crash leaves the old one or the new one, never a part."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 class _Events:
     """TensorBoard events of the same figures (tensorboardX writes them without TensorFlow)."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=30)
+        # What an earlier process wrote after step `start` is hidden: it will be made again.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=30, purge_step=start + 1)
 
     def write(self, step: int, line: dict[str, Any]) -> None:
         for name, x in line.items():
@@ -162,7 +184,7 @@ def plot(folder: Path) -> Path:
     if held:
         axes.errorbar(
             [x["step"] for x in held], [x["eval/bits_per_byte"] for x in held],
-            [x.get("eval/standard_error") or 0.0 for x in held],
+            [x["eval/standard_error"] or 0.0 for x in held],
             color="#b03000", marker="o", ms=4, capsize=3, label="held-out documents, ± standard error",
         )  # fmt: skip
         axes.set_title(f"{folder.name}: {held[-1]['eval/bits_per_byte']:.3f} bits per byte, held out")

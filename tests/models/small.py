@@ -1,0 +1,39 @@
+"""The models at sizes for tests, with all their parameters at work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bytelm import layers, models
+
+SIZES = {
+    **{"layers": 2, "width": 16, "heads": 2, "key_heads": 1, "mlp_width": 24, "rope_base": 100.0},
+    "dtype": "float32",
+}
+
+
+def config(kind: type, **changes: Any) -> Any:
+    """A small config of one of `models.CONSTRUCTORS`; sizes that it does not have are left out."""
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{name: x for name, x in (SIZES | changes).items() if name in names})
+
+
+def awake(model: Any, seed: int = 1) -> Any:
+    """`model`, which may be abstract, with random parameters: what starts at zero would hide half of it."""
+    random = np.random.default_rng(seed)
+
+    def wake(path, x):
+        scale = "scale" in jax.tree_util.keystr(path)  # of a norm
+        value = random.standard_normal(x.shape) * (1.0 if scale else x.shape[-2] ** -0.5) + scale
+        return jnp.asarray(value, x.dtype)
+
+    return layers.with_params(model, jax.tree_util.tree_map_with_path(wake, layers.params_of(model)))
+
+
+def build(kind: type, **changes: Any) -> Any:
+    return awake(jax.eval_shape(lambda: models.build(config(kind, **changes), jax.random.key(0))))

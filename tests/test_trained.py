@@ -1,0 +1,169 @@
+"""Trained models as `ByteLM`s: the contract, windows over long texts, caches."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import assert_byte_lm
+
+from bytelm import layers, models
+from bytelm.generate import generate
+from bytelm.lm import END, LAW, Special, symbols_of
+from bytelm.models import ByteTransformerConfig
+from bytelm.trained import TrainedLM
+
+CONTEXT = 40  # above the least that rows are padded to
+STRIDE = CONTEXT // 2
+FIM = [Special("<fim_prefix>"), b"ab", Special("<fim_suffix>"), Special("<fim_middle>")]
+
+
+def make(window):
+    config = ByteTransformerConfig(
+        layers=2, width=16, heads=2, key_heads=1, mlp_width=16, window=window, dtype="float32"
+    )
+    model, random = jax.eval_shape(lambda: models.build(config, jax.random.key(0))), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(0.5 * random.standard_normal(x.shape), x.dtype), layers.params_of(model)
+    )
+    return model, TrainedLM(model, params, CONTEXT)
+
+
+@pytest.fixture(scope="module", params=[None, 15], ids=["whole", "ring"])
+def both(request):
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def lm(both):
+    return both[1]
+
+
+@pytest.fixture(scope="module")
+def slow_laws(both):
+    """The law after every symbol, each from a whole window read by itself, as the docstring says."""
+    model, lm = both
+    run = jax.jit(lambda x: jax.nn.log_softmax(layers.with_params(model, lm._params)(x)))
+
+    def laws(symbols):
+        found = []
+        for p in range(len(symbols)):
+            start = 0 if p < CONTEXT else ((p - CONTEXT) // STRIDE + 1) * STRIDE
+            window = np.zeros((1, CONTEXT), np.int32)
+            window[0, : p + 1 - start] = symbols[start : p + 1]
+            found.append(np.asarray(run(window))[0, p - start])
+        return np.stack(found)
+
+    return laws
+
+
+def text(length, seed=0):
+    return np.random.default_rng([seed, length]).integers(0, 256, length, np.uint8).tobytes()
+
+
+def test_contract(lm):
+    """Ragged prompts and texts whose ends, with END in front, fall on every edge of a window."""
+    edges = [0, 1, CONTEXT - 2, CONTEXT - 1, CONTEXT, CONTEXT + 1, CONTEXT + STRIDE - 1]
+    edges += [CONTEXT + STRIDE, CONTEXT + STRIDE + 1, 2 * CONTEXT + 3]
+    prompts = [b"", "é", FIM, text(CONTEXT - 1), text(CONTEXT), b"", text(70), b"a", b"", FIM]
+    assert_byte_lm(lm, [text(n) for n in edges], prompts, atol=1e-4)
+
+
+def test_laws_are_those_of_the_stated_windows(lm, slow_laws):
+    lengths = [0, 31, 32, CONTEXT - 1, CONTEXT, CONTEXT + 1, CONTEXT + STRIDE, 3 * CONTEXT]
+    texts, prompts = zip(
+        *[(text(n), p) for n in lengths for p in (b"", FIM, text(CONTEXT + 3, seed=1))], strict=True
+    )
+    for data, prompt, laws, scores in zip(
+        texts, prompts, lm.laws(texts, prompts), lm.score(texts, prompts), strict=True
+    ):
+        before = [END, *symbols_of(prompt)]
+        expected = slow_laws([*before, *data])[len(before) - 1 :]
+        np.testing.assert_allclose(laws, expected, atol=1e-4)
+        np.testing.assert_allclose(scores, expected[np.arange(len(data) + 1), [*data, END]], atol=1e-4)
+
+
+def test_control_other_windows_differ(slow_laws):
+    """Were the windows placed one symbol off, the comparison above would see it."""
+    symbols = [END, *text(2 * CONTEXT)]
+    shifted = slow_laws(symbols[1:])[CONTEXT:]
+    assert np.abs(shifted - slow_laws(symbols)[CONTEXT + 1 :]).max() > 1e-2
+
+
+def test_score_is_the_sum_along_push(lm):
+    """To 1e-4 nats a text, in float32."""
+    data = text(3 * CONTEXT, seed=5)
+    state, total = lm.start([b""]), 0.0
+    for symbol in (*data, END):
+        total += lm.next_logprobs(state)[0, symbol]
+        if symbol != END:
+            state = lm.push(state, [symbol])
+    assert abs(total - lm.score([data])[0].sum()) < 1e-4 * max(1, len(data) / 10)
+
+
+def test_cached_generation_is_uncached_greedy(lm):
+    prompts = [b"", b"once upon a time", text(CONTEXT - 3), FIM]
+    found = generate(lm, prompts, max_bytes=30, temperature=0)
+    for prompt, completion in zip(prompts, found, strict=True):
+        out = b""
+        while len(out) < 30:
+            best = int(lm.laws([out], [prompt])[0][-1].argmax())
+            if best == END:
+                break
+            out += bytes([best])
+        assert completion == out
+        assert generate(lm, [prompt], max_bytes=30, temperature=0) == [completion]
+    assert len(set(found)) > 1
+
+
+def test_end_may_be_pushed(lm, slow_laws):
+    state = lm.start([b"ab", b"x"])
+    state = lm.push(state, [END, None])
+    state = lm.push(state, [ord("c"), END])
+    expected = slow_laws([END, *b"ab", END, ord("c")])[-1], slow_laws([END, *b"x", END])[-1]
+    np.testing.assert_allclose(lm.next_logprobs(state), expected, atol=1e-4)
+
+
+def test_none_leaves_a_row_across_the_edge_of_a_window(lm, slow_laws):
+    data = text(CONTEXT + 5)
+    state = lm.start([data[:-1], data[: CONTEXT - 2]])
+    before = lm.next_logprobs(state)[0]
+    for symbol in data[CONTEXT - 2 :]:
+        state = lm.push(state, [None, symbol])
+        np.testing.assert_array_equal(lm.next_logprobs(state)[0], before)
+    state = lm.push(state, [data[-1], None])
+    law_BV = lm.next_logprobs(state)
+    np.testing.assert_allclose(law_BV[0], law_BV[1], atol=1e-4)
+    np.testing.assert_allclose(law_BV[0], slow_laws([END, *data])[-1], atol=1e-4)
+
+
+def test_sentinels_are_read(lm):
+    one, two = lm.laws([b"", b""], [[Special("<mask>"), b"ab"], b"ab"])
+    assert np.abs(one - two).max() > 1e-2
+
+
+def test_nothing_and_empty(lm):
+    assert lm.score([]) == []
+    assert lm.laws([]) == []
+    (score,), (law,) = lm.score([b""]), lm.laws([b""])
+    assert score.shape == (1,)
+    assert law.shape == (1, LAW)
+    assert score[0] == law[0, END]
+
+
+def test_other_parameters_share_what_is_compiled(lm):
+    other = lm.with_params(jax.tree.map(lambda x: 2 * x, lm._params))
+    assert other._score is lm._score
+    assert np.abs(other.score([b"abc"])[0] - lm.score([b"abc"])[0]).max() > 1e-2
+
+
+@pytest.mark.parametrize("symbols", [[1], [1, 2, 3], [256 + 1, 2], [-1, 2]])
+def test_bad_pushes(lm, symbols):
+    with pytest.raises(ValueError, match="push: "):
+        lm.push(lm.start([b"", b"a"]), symbols)
+
+
+def test_prompts_and_texts_must_match(lm):
+    with pytest.raises(ValueError, match="2 texts but 1 prompts"):
+        lm.score([b"a", b"b"], [b""])
