@@ -154,10 +154,10 @@ def _advance(d: Definition, cap: int, numbers: dict[Any, int], node: _Node, symb
         ends, after = True, _read(d, _closed(node), symbol, continues)[1]
     else:
         ends, after = _read(d, node, symbol, continues)
-    # The character that opened the word is left out of the count only if the cap allows for both.
-    recounts = (not ends and after.word is not None and after.word.recount) and node.width + d.strides[
-        after.word.last
-    ] + CHARACTER - 1 <= cap
+    recounts = False
+    if not ends and after.word is not None and after.word.recount:
+        # The character that opened the word is left out of the count only if the cap allows for both.
+        recounts = node.width + d.strides[after.word.last] + CHARACTER - 1 <= cap
     mark = ENDS * ends | ANCHOR * (ends or recounts) | node.width << WIDTH_SHIFT
     mark |= (numbers.get(last, numbers[None]) if edge else 0) << STRIDE_SHIFT
     missing = 0 if d.exact else node.missing - 1 if continues else _missing(symbol)

@@ -1,0 +1,8 @@
+"""Exact conversion: a tokenized language model as a model over bytes."""
+
+from bytelm.exact.canonical import Canonical
+from bytelm.exact.converter import ConvertedLM, convert
+from bytelm.exact.errors import Unsupported
+from bytelm.exact.vocabulary import Vocabulary
+
+__all__ = ["Canonical", "ConvertedLM", "Unsupported", "Vocabulary", "convert"]
