@@ -8,6 +8,7 @@ for. Parts are separate items, so that loading a model to use it reads its param
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,8 @@ from bytelm.training.step import TrainState
 if TYPE_CHECKING:
     from bytelm.config import Checkpoints as CheckpointsConfig
 
-# orbax tells of every phase of every save; a run's log is for the run.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax tells of every phase of every save, and its threads print the errors that it raises here as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 _ITEMS = ("params", "optimizer", "ema", "data", "config")
 
@@ -36,10 +37,12 @@ class Checkpoints:
             max_to_keep=config.keep_last if config else None,
             keep_period=config.keep_every if config else None,
             create=config is not None,
-            cleanup_tmp_directories=config is not None,
             read_only=config is None,
         )
         self.folder = folder
+        if config is not None and jax.process_index() == 0:  # what a crash left half written
+            for left in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=_ITEMS)
 
     def steps(self) -> list[int]:
@@ -138,4 +141,6 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) < 300 else f"... {lines[0][-200:]}"  # what went wrong stands last

@@ -30,7 +30,8 @@ def make_optimizer(config: Optimizer, matrices: Params) -> optax.GradientTransfo
     Args:
       config: its rate and schedule are left to `learning_rate`.
       matrices: for each parameter the axes (inputs, outputs) of a matrix or None
-        (`bytelm.layers.matrices_of`). Only matrices decay; under Muon all else follows Adam.
+        (`bytelm.layers.matrices_of`). Only matrices decay; under Muon all else follows Adam with
+        Nesterov's momentum, as optax has it.
     """
 
     def is_leaf(x):
