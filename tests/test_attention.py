@@ -76,6 +76,21 @@ def test_blocked_equals_pair_by_pair(T, N, K, window, isolate):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("at_once", [1, 2 * 2 * BLOCK * 21])
+@pytest.mark.parametrize("window", [None, 6])
+def test_units_one_or_a_few_at_a_time_are_all_at_once(monkeypatch, window, at_once):
+    """Six units, one row and key head each: as many at a time as fit into so many scores."""
+    *qkv, documents_BT = arrays(21, 4, 2)
+    outs = []
+    for scores in (2**19, at_once):
+        monkeypatch.setattr(attention, "AT_ONCE", scores)
+        run = jax.jit(lambda *x: attend(*x, documents_BT, window))
+        outs.append((run(*qkv), str(jax.make_jaxpr(run)(*qkv))))
+    np.testing.assert_allclose(outs[0][0], outs[1][0], atol=1e-6)
+    assert outs[0][1] != outs[1][1]
+
+
 @pytest.mark.parametrize(("window", "isolate"), [(None, True), (9, False)])
 def test_whole_equals_pair_by_pair(window, isolate):
     """What runs on GPU and TPU, here on CPU."""

@@ -117,9 +117,9 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
             averaged = jax.tree.map(lambda e, p: e + (1.0 - ema) * (p - e), state.ema, params)
         metrics = {
             **sums,
-            "gradient_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "parameter_norm": optax.global_norm(params),
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
         }
         return TrainState(state.step + 1, params, held, averaged), metrics
 

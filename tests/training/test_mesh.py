@@ -53,7 +53,8 @@ def test_cut_along_all_axes(cut, expected):
     assert all(x.sharding.is_equivalent_to(query.sharding, 4) for x in moments)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (1, 2, 4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1)])
 def test_other_meshes(shape, expected):
     assert_same_run(Trainer(MeshShape(*shape), optimizer=ADAMW), expected)
 
@@ -65,7 +66,7 @@ def test_muon_on_a_mesh():
 
 
 def test_accumulated_on_a_mesh(expected):
-    assert_same_run(Trainer(MeshShape(2, 1, 4), optimizer=ADAMW, accumulate=4), expected)
+    assert_same_run(Trainer(MeshShape(1, 2, 4), optimizer=ADAMW, accumulate=4), expected)
 
 
 def test_control_another_seed(one, expected):
