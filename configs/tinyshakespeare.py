@@ -14,8 +14,8 @@ config = Config(
         source=Files(paths=("tinyshakespeare.txt",), split="tail", valid_fraction=0.1), row=256, piece=1024
     ),
     optimizer=Optimizer(name="muon", learning_rate=1e-2, warmup=20, final=0.02),
-    training=Training(steps=500, rows=16, log_every=10),
+    training=Training(steps=380, rows=8, log_every=10),
     evaluation=Evaluation(every=100, max_bytes=32_768, rows=32),
     samples=Samples(prompts=("ROMEO:\n",)),
-    checkpoints=Checkpoints(every=250),
+    checkpoints=Checkpoints(every=100),
 )
