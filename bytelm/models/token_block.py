@@ -49,7 +49,7 @@ class Norm(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """``act(x A) B``, or gated, ``(act(x G) * x A) B`` (Shazeer, arXiv 2002.05202); with biases or without."""
+    """``act(x A) B``, or gated, ``(act(x G) * x A) B`` (Shazeer, arXiv 2002.05202); biases by choice."""
 
     def __init__(self, config: TokenLMConfig, key: jax.Array):
         D, F = config.width, config.F
@@ -89,8 +89,10 @@ class Block(nnx.Module):
         self.key_bias = _bias((K, H), ("heads", None)) if c.qkv_bias else None
         self.value_bias = _bias((K, H), ("heads", None)) if c.qkv_bias else None
         self.out_bias = _bias((D,), (None,)) if c.out_bias else None
-        self.norm_query, self.norm_key = (Norm(H, c, "rms"), Norm(H, c, "rms")) if c.qk_norm else (None, None)
-        self.post_attention, self.post_mlp = (Norm(D, c), Norm(D, c)) if c.post_norms else (None, None)
+        self.norm_query = Norm(H, c, "rms") if c.qk_norm else None
+        self.norm_key = Norm(H, c, "rms") if c.qk_norm else None
+        self.post_attention = Norm(D, c) if c.post_norms else None
+        self.post_mlp = Norm(D, c) if c.post_norms else None
         self.mlp = FeedForward(c, keys[3])
         self.config = c
 

@@ -35,7 +35,7 @@ class TokenLMConfig:
     head_width: int | None = None  # default: width / heads
     mlp_width: int | None = None  # default: 8/3 width, rounded up to a multiple of 64
     context: int = 2048  # positions that there are, in tokens
-    rope: Rope | None = Rope()  # None: learned positions
+    rope: Rope | None = dataclasses.field(default_factory=Rope)  # None: learned positions
     norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
     norm_epsilon: float = 1e-6
     post_norms: bool = False  # also after attention and after the feed-forward layer (Gemma 2)
@@ -113,13 +113,14 @@ class TokenTransformer(nnx.Module):
 
     def __init__(self, config: TokenLMConfig, key: jax.Array, *, stacked: bool = True):
         D, V = config.width, config.vocab_size
-        table, positions, head, blocks = jax.random.split(key, 4)
+        table, positions, blocks = jax.random.split(key, 3)
         self.table = layers.param(table, (V, D), (None, "embed"), scale=0.02)
         self.positions = (
             layers.param(positions, (config.context, D), (None, "embed"), scale=0.02)
             if config.rope is None
             else None
         )
+        self.blocks: Any
         if stacked:
             self.blocks = layers.stack(lambda k: Block(config, k), config.layers, blocks)
         else:
