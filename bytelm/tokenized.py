@@ -121,9 +121,7 @@ class TransformerLM:
         )
         logits_NV = logits_NV.astype(np.float32)
         logits_NV -= logits_NV.max(axis=-1, keepdims=True)
-        return logits_NV - np.log(np.exp(logits_NV).sum(axis=-1, dtype=np.float64, keepdims=True)).astype(
-            "f4"
-        )
+        return logits_NV - np.log(np.exp(logits_NV).sum(axis=-1, keepdims=True))
 
     def _as_tree(self, trunk, tokens, parents, ends) -> np.ndarray:
         trunk_1S, n = _padded([trunk]), len(tokens)
