@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bytelm.exact.canonical import Canonical
 from bytelm.exact.tree import ROOT, Tree
@@ -31,6 +31,10 @@ class Row:
         """The tokens of the context that the node is, `trunk` included."""
         return self.trunk + self.tree.path(node)
 
+    def copy(self) -> Row:
+        """An independent copy."""
+        return replace(self, tree=self.tree.copy())
+
 
 def row_of(canonical: Canonical, bos: int | None, prompt: Prompt, text: bytes) -> Row:
     """The row of a prompt and a text after it. ValueError for special tokens that the tokenizer lacks."""
@@ -55,6 +59,7 @@ def row_of(canonical: Canonical, bos: int | None, prompt: Prompt, text: bytes) -
     live = [node for start in tree.open for node in tree.at[start]]
     offset, known = len(tree.text), len(tree.token)
     if not live:
+        tree.extend(text)
         return Row(trunk, tree, offset, ROOT, [], dead=True)
     wanted = set(live)
     for node in sorted(live, reverse=True):

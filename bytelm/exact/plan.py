@@ -1,0 +1,192 @@
+"""How the nodes of a batch of rows are evaluated: in which blocks, at which places, and what is asked.
+
+Everything here is known before the model runs. The first step is the end of the trunk, each row's base; each
+further one commits what its nodes all descend from, and evaluates the next block of every row.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bytelm.exact.canonical import NOTHING
+from bytelm.exact.rows import Row, common
+from bytelm.exact.terms import Terms
+
+NOWHERE = (NOTHING, 0)
+"""A (last token, state) after which nothing may follow."""
+
+
+class Step(NamedTuple):
+    """A block. R = B * N rows of logits, those of a text side by side.
+
+    path_BM: places that join the trunk before it. new: tokens, parents and places `[B, N]`. pairs: R pairs
+    (last token, state). kids: (row, column) of tokens; ranges: (row, low, high); both padded.
+    rows: for each text its number, the nodes (children) that its kids are, where these are among the kids,
+    and where its terms are: among its own and among the ranges.
+    """
+
+    path_BM: np.ndarray
+    new: tuple[np.ndarray, np.ndarray, np.ndarray]
+    pairs: list[tuple[int, int]]
+    kids: tuple[np.ndarray, ...]
+    ranges: tuple[np.ndarray, ...]
+    rows: list[tuple[int, list[int], slice, tuple[slice, slice]]]
+
+
+@dataclass
+class Plan:
+    """B rows, padded to a power of two; `terms` and `parents` are those of the real ones.
+
+    parents: for each row the parent of each node, as an index into the row's nodes. most: the tokens of the
+    longest context.
+    """
+
+    trunk_BS: np.ndarray
+    length_B: np.ndarray
+    slots: int
+    places: int
+    terms: list[Terms]
+    parents: list[list[int]]
+    steps: list[Step]
+    most: int
+
+
+class _Block(NamedTuple):
+    """A block of one row: places that join the trunk, and its nodes' (index, parent's place, place)."""
+
+    path: list[int]
+    nodes: list[tuple[int, int, int]]
+
+
+def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int) -> Plan:
+    """The plan of a batch, in blocks of about `at_once` nodes in all."""
+    B = bucket(len(rows), 1)
+    longest = max(len(t.nodes) for t in terms)
+    N = min(max(1, at_once // B), bucket(longest - 1, 1))
+    trunks = [row.path(row.base) for row in rows]
+    parents, kids_of, blocks, used, depth = [], [], [], [], []
+    for row, one in zip(rows, terms, strict=True):
+        index = {node: k for k, node in enumerate(one.nodes)}
+        parent = [-1, *(index[row.tree.parent[node]] for node in one.nodes[1:])]
+        found, most = _blocks(parent, N)
+        parents.append(parent)
+        blocks.append(found)
+        used.append(most)
+        deep, kids = [0] * len(parent), [[] for _ in parent]
+        for k in range(1, len(parent)):
+            deep[k] = deep[parent[k]] + 1
+            kids[parent[k]].append(k)
+        kids_of.append(kids)
+        depth.append(max(deep))
+    most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
+    length_B = np.array([len(t) for t in trunks] + [1] * (B - len(rows)), np.int32)
+    trunk_BS = np.zeros((B, bucket(int(length_B.max()), 16)), np.int32)
+    for b, trunk in enumerate(trunks):
+        trunk_BS[b, : len(trunk)] = trunk
+    places = -(-max(used) // 32) * 32 if max(used) else 1
+    slots = max(trunk_BS.shape[1], bucket(most, 32))
+    steps = [
+        _step(rows, terms, parents, kids_of, [b[s] if s < len(b) else None for b in blocks], B, width, places)
+        for s in range(max(map(len, blocks)))
+        for width in [N if s else 1]
+    ]
+    return Plan(trunk_BS, length_B, slots, places, list(terms), parents, steps, most)
+
+
+def bucket(count: int, least: int) -> int:
+    """A power of two times `least` that holds `count`: so that few shapes are compiled."""
+    size = least
+    while size < count:
+        size *= 2
+    return size
+
+
+def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
+    """The blocks of a row whose nodes have these parents, and how many places they need."""
+    count = len(parent)
+    block = [0, *(1 + (k - 1) // N for k in range(1, count))]
+    last = block.copy()  # the last block with a descendant
+    trunk = [0] * (count + 1)  # for each node what it and all later ones descend from
+    trunk[-1] = -1
+    for k in range(count - 1, 0, -1):
+        last[parent[k]] = max(last[parent[k]], last[k])
+        later = trunk[k + 1]
+        trunk[k] = parent[k] if later < 0 else common(parent, [parent[k], later])
+    place, free, most = [-1] * count, [], 0
+    ending: dict[int, list[int]] = {}
+    found, end = [_Block([], [(0, -1, -1)])], 0
+    for first in range(1, count, N):
+        s = block[first]
+        path = []
+        at = trunk[first]
+        while at != end:
+            path.append(place[at])
+            place[at] = -1
+            at = parent[at]
+        end = trunk[first]
+        for place_ in path:
+            heapq.heappush(free, place_)
+        for k in ending.pop(s - 1, []):
+            if place[k] >= 0:
+                heapq.heappush(free, place[k])
+        nodes = []
+        for k in range(first, min(first + N, count)):
+            if free:
+                place[k] = heapq.heappop(free)
+            else:
+                place[k], most = most, most + 1
+            ending.setdefault(last[k], []).append(k)
+            nodes.append((k, place[parent[k]], place[k]))
+        found.append(_Block(path[::-1], nodes))
+    return found, most
+
+
+def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int) -> Step:
+    path_BM = np.full((B, places), -1, np.int32)
+    new = np.full((3, B, N), -1, np.int32)
+    pairs = [NOWHERE] * (B * N)
+    kids: list[tuple[int, int]] = []
+    ranges: list[np.ndarray] = []
+    spans = []
+    total = 0
+    for b, block in enumerate(blocks):
+        if block is None:
+            continue
+        row, one = rows[b], terms[b]
+        tree, row_of = row.tree, row.tree.canonical.vocabulary.row_of
+        path_BM[b, : len(block.path)] = block.path
+        first, stop = block.nodes[0][0], block.nodes[-1][0] + 1
+        for n, (k, parent, place) in enumerate(block.nodes):
+            node = one.nodes[k]
+            pairs[b * N + n] = tree.token[node], tree.state[node]
+            if k:
+                new[:, b, n] = tree.token[node], parent, place
+        # Children come in the order of their parents only roughly: sorted, each after its own parent.
+        children = sorted(c for k in range(first, stop) for c in kids_of[b][k])
+        begin = len(kids)
+        for c in children:
+            kids.append((b * N + parents[b][c] - first, int(row_of[tree.token[one.nodes[c]]])))
+        low, high = np.searchsorted(one.by, [first, stop])
+        ranges.append(np.stack([b * N + one.by[low:high] - first, one.low[low:high], one.high[low:high]]))
+        spans.append(
+            (b, children, slice(begin, len(kids)), (slice(low, high), slice(total, total + high - low)))
+        )
+        total += high - low
+    return Step(
+        path_BM,
+        (new[0], new[1], new[2]),
+        pairs,
+        _padded(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
+        _padded(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
+        spans,
+    )
+
+
+def _padded(columns: np.ndarray, least: int) -> tuple[np.ndarray, ...]:
+    size = bucket(columns.shape[1], least)
+    return tuple(np.pad(columns, ((0, 0), (0, size - columns.shape[1]))).astype(np.int32))

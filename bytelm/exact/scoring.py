@@ -1,0 +1,148 @@
+"""Whole texts by passes over their trees: all nodes are known before the model runs.
+
+Rows of similar size go together, a block of nodes at a time. Before each block the nodes that all later
+ones descend from join the trunk, so that memory is that of a block and of the cache: never nodes x V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bytelm.exact import device
+from bytelm.exact.columns import Columns
+from bytelm.exact.plan import NOWHERE, Plan, Step, bucket, planned
+from bytelm.exact.rows import Row
+from bytelm.exact.terms import Terms, log_sums
+from bytelm.lm import TreeLM
+
+_ROWS = 8  # texts of a batch
+
+
+class Passes:
+    """Passes over a model, compiled once.
+
+    joint: q are the model's own probabilities; else they are renormalised over what is allowed.
+    """
+
+    def __init__(self, token_lm: TreeLM, columns: Columns, joint: bool):
+        self._lm, self._columns = token_lm, columns
+        self._counted = jnp.asarray(columns.counted) if joint else None
+        self._nodes = 64 if jax.default_backend() == "cpu" else 512  # of a block, all rows together
+        self.model, self.prepare = ordered(token_lm, columns)
+        self._params: tuple[Any, Any] | None = None
+        self._opened = jax.jit(self._open, static_argnames=("slots", "places"))
+        self._stepped = jax.jit(self._step, donate_argnums=1)
+
+    # ---- on the device -------------------------------------------------------------------------
+
+    def _open(self, params, tokens_BS, length_B, first_P, packed, kids, ranges, *, slots, places):
+        logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=places)
+        # What follows an empty context the model says itself.
+        logits_BP = jnp.where((length_B > 0)[:, None], logits_BP, first_P)
+        return device.masses(logits_BP, packed, self._counted, kids, ranges), cache
+
+    def _step(self, params, cache, path_BM, new, packed, kids, ranges):
+        cache = self.model.commit(cache, path_BM)
+        logits_BNP, cache = self.model.grow(params, cache, *new)
+        logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
+        return device.masses(logits_RP, packed, self._counted, kids, ranges), cache
+
+    # ---- on the host ---------------------------------------------------------------------------
+
+    def sums(self, rows: Sequence[Row], terms: Sequence[Terms], params: Any = None) -> list[np.ndarray]:
+        """For each row the logarithms of the targets of its terms, float64."""
+        if params is None:
+            params = self.params()
+        order = sorted(range(len(rows)), key=lambda i: -len(terms[i].nodes))
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        for first in range(0, len(order), _ROWS):
+            batch = order[first : first + _ROWS]
+            plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self._nodes)
+            for i, one in zip(batch, self._run(params, plan), strict=True):
+                found[i] = one
+        return found
+
+    def params(self) -> Any:
+        """The model's parameters, its logits in the order of the columns."""
+        if self._params is None or self._params[0] is not self._lm.params:
+            self._params = self._lm.params, jax.jit(self.prepare)(self._lm.params)
+        return self._params[1]
+
+    def _run(self, params: Any, plan: Plan) -> list[np.ndarray]:
+        weights = [np.full(len(terms.nodes), -np.inf) for terms in plan.terms]
+        values = [np.empty(len(terms.by)) for terms in plan.terms]
+        for w in weights:
+            w[0] = 0.0
+        for step, (kid_C, sum_S) in self._evaluated(params, plan):
+            kid_C, sum_S = np.asarray(kid_C, np.float64), np.asarray(sum_S, np.float64)
+            for b, nodes, kids, spans in step.rows:
+                parents = plan.parents[b]
+                w = weights[b]
+                # Parents come first; those of a block may be new themselves.
+                for node, share in zip(nodes, kid_C[kids].tolist(), strict=True):
+                    w[node] = w[parents[node]] + share
+                values[b][spans[0]] = sum_S[spans[1]]
+        return [
+            log_sums(v + w[t.by], t.target, t.targets)
+            for t, w, v in zip(plan.terms, weights, values, strict=True)
+        ]
+
+    def _evaluated(self, params: Any, plan: Plan) -> Iterator[tuple[Step, tuple[jax.Array, jax.Array]]]:
+        cache = None
+        waiting = None
+        for step in plan.steps:
+            given = self._columns.masks(step.pairs), step.kids, step.ranges
+            if cache is None:
+                first_P = self.first() if (plan.length_B == 0).any() else np.zeros(self._columns.size, "f4")
+                result, cache = self._opened(
+                    params, plan.trunk_BS, plan.length_B, first_P, *given, slots=plan.slots, places=plan.places
+                )
+            else:
+                result, cache = self._stepped(params, cache, step.path_BM, step.new, *given)
+            if waiting is not None:  # one step behind, so that the host plans while the device works
+                yield waiting
+            waiting = step, result
+        if waiting is not None:
+            yield waiting
+
+    def first(self) -> np.ndarray:
+        """The law after the empty context, in the order of the columns."""
+        law_V = np.asarray(self._lm.next_token_logprobs([()]))[0]
+        return law_V[self._columns.order]
+
+
+def ordered(token_lm: TreeLM, columns: Columns) -> tuple[Any, Any]:
+    """The model with its logits in the order of the columns, and what makes its parameters.
+
+    A model that can (`reordered`) sorts its head once; of others the logits are sorted in each pass.
+    """
+    if hasattr(token_lm, "reordered"):
+        return token_lm.reordered(columns.order)
+    return _Sorted(token_lm, jnp.asarray(columns.order)), lambda params: params
+
+
+class _Sorted:
+    """A `TreeLM` whose logits are put into another order."""
+
+    def __init__(self, token_lm: TreeLM, order_P: jax.Array):
+        self._lm, self._order_P, self.commit = token_lm, order_P, token_lm.commit
+
+    def open(self, *args: Any, **sizes: int) -> tuple[jax.Array, Any]:
+        logits_BV, cache = self._lm.open(*args, **sizes)
+        return logits_BV[..., self._order_P], cache
+
+    def grow(self, *args: Any) -> tuple[jax.Array, Any]:
+        logits_BNV, cache = self._lm.grow(*args)
+        return logits_BNV[..., self._order_P], cache
+
+    def extend(self, *args: Any) -> tuple[jax.Array, Any]:
+        logits_BNV, cache = self._lm.extend(*args)
+        return logits_BNV[..., self._order_P], cache
+
+
+__all__ = ["NOWHERE", "Passes", "bucket", "ordered"]
