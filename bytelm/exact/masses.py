@@ -21,10 +21,11 @@ from bytelm.lm import END, LAW
 
 
 class Kept(NamedTuple):
-    """A node that may get children, or whose tokens may go on with the text: log w, and q over the rows."""
+    """A node that may get children, or whose tokens may go on with the text: log w, and q from a row on."""
 
     weight: float
     q: np.ndarray
+    first: int = 0
 
 
 class Masses:
@@ -68,6 +69,8 @@ class Masses:
             self._weigh_children(node, kept)
             if tree.offset[node] not in tree.open:
                 del self.kept[node]
+            else:
+                self.kept[node] = self._cropped(node, kept)
         self._known = len(tree.text)
 
     def take(self, q: np.ndarray, end: float) -> None:
@@ -109,10 +112,18 @@ class Masses:
         for old in [o for o in self._texts if o < offset]:
             del self._texts[old]
 
+    def _cropped(self, node: int, kept: Kept) -> Kept:
+        """The same with only the tokens that go on with the text, if that is much less."""
+        tree = self.row.tree
+        low, high, _, _ = tree.canonical.vocabulary.below(bytes(tree.text[tree.offset[node] :]))
+        if 2 * (high - low) > len(kept.q):
+            return kept
+        return Kept(kept.weight, kept.q[low - kept.first : high - kept.first].copy(), low)
+
     def _weigh_children(self, node: int, kept: Kept) -> None:
         row_of = self.row.tree.canonical.vocabulary.row_of
         for child in self._children.pop(node, ()):
-            share = float(kept.q[row_of[self.row.tree.token[child]]])
+            share = float(kept.q[row_of[self.row.tree.token[child]] - kept.first])
             self._weight[child] = kept.weight + np.log(share) if share > 0 else -np.inf
 
     def _spread(self, node: int, kept: Kept, first: int) -> None:
@@ -126,12 +137,13 @@ class Masses:
             total = 0.0
             if len(firsts):
                 begin = int(firsts[0])
-                sums = np.add.reduceat(kept.q[begin:high], firsts - begin, dtype=np.float64)
+                span = kept.q[begin - kept.first : high - kept.first]
+                sums = np.add.reduceat(span, firsts - begin, dtype=np.float64)
                 self._add(offset, kept.weight, following, sums)
                 total = float(sums.sum())
                 high = begin
             if offset > start:
-                self._add_text(offset, kept.weight, total + float(kept.q[low:high].sum()))
+                self._add_text(offset, kept.weight, total + float(kept.q[low - kept.first : high - kept.first].sum()))
 
     def _add(self, offset: int, weight: float, symbols: np.ndarray, masses: np.ndarray) -> None:
         if offset not in self._laws:

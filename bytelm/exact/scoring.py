@@ -15,7 +15,8 @@ import numpy as np
 
 from bytelm.exact import device
 from bytelm.exact.columns import Columns
-from bytelm.exact.plan import NOWHERE, Plan, Step, bucket, planned
+from bytelm.exact.contexts import check_length
+from bytelm.exact.plan import Plan, Step, planned
 from bytelm.exact.rows import Row
 from bytelm.exact.terms import Terms, log_sums
 from bytelm.lm import TreeLM
@@ -30,13 +31,16 @@ class Passes:
     """
 
     def __init__(self, token_lm: TreeLM, columns: Columns, joint: bool):
-        self._lm, self._columns = token_lm, columns
+        self._lm, self.columns = token_lm, columns
+        self.context = token_lm.context
         self._counted = jnp.asarray(columns.counted) if joint else None
         self._nodes = 64 if jax.default_backend() == "cpu" else 512  # of a block, all rows together
         self.model, self.prepare = ordered(token_lm, columns)
         self._params: tuple[Any, Any] | None = None
         self._opened = jax.jit(self._open, static_argnames=("slots", "places"))
         self._stepped = jax.jit(self._step, donate_argnums=1)
+        self._opened_q = jax.jit(self._open_q, static_argnames=("slots", "places"))
+        self._grown_q = jax.jit(self._grow_q, donate_argnums=1)
 
     # ---- on the device -------------------------------------------------------------------------
 
@@ -52,7 +56,32 @@ class Passes:
         logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
         return device.masses(logits_RP, packed, self._counted, kids, ranges), cache
 
-    # ---- on the host ---------------------------------------------------------------------------
+    def _open_q(self, params, tokens_BS, length_B, first_P, packed, *, slots, places):
+        logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=places)
+        logits_BP = jnp.where((length_B > 0)[:, None], logits_BP, first_P)
+        return device.probabilities(logits_BP, packed, self._counted), cache
+
+    def _grow_q(self, params, cache, path_BM, new_3BN, packed):
+        logits_BNP, cache = self.model.grow(params, self.model.commit(cache, path_BM), *new_3BN)
+        logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
+        return device.probabilities(logits_RP, packed, self._counted), cache
+
+    # ---- byte by byte --------------------------------------------------------------------------
+
+    def opened(self, trunk_BS, length_B, pairs, slots: int, places: int) -> tuple[np.ndarray, Any]:
+        """A cache, and q `[B, P]` after the trunks, whose last tokens and states are `pairs`."""
+        first_P, masks = self._first(length_B), self.columns.masks(pairs)
+        q_BP, cache = self._opened_q(
+            self.params(), trunk_BS, length_B, first_P, masks, slots=slots, places=places
+        )
+        return np.asarray(q_BP), cache
+
+    def grown(self, cache: Any, path_BM, new_3BN, pairs) -> tuple[np.ndarray, Any]:
+        """q `[B * N, P]` after new nodes, whose tokens and states are `pairs`, and the cache with them."""
+        q_RP, cache = self._grown_q(self.params(), cache, path_BM, new_3BN, self.columns.masks(pairs))
+        return np.asarray(q_RP), cache
+
+    # ---- whole texts ---------------------------------------------------------------------------
 
     def sums(self, rows: Sequence[Row], terms: Sequence[Terms], params: Any = None) -> list[np.ndarray]:
         """For each row the logarithms of the targets of its terms, float64."""
@@ -62,7 +91,8 @@ class Passes:
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         for first in range(0, len(order), _ROWS):
             batch = order[first : first + _ROWS]
-            plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self._nodes)
+            plan: Plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self._nodes)
+            check_length(plan.most, self.context)
             for i, one in zip(batch, self._run(params, plan), strict=True):
                 found[i] = one
         return found
@@ -96,9 +126,9 @@ class Passes:
         cache = None
         waiting = None
         for step in plan.steps:
-            given = self._columns.masks(step.pairs), step.kids, step.ranges
+            given = self.columns.masks(step.pairs), step.kids, step.ranges
             if cache is None:
-                first_P = self.first() if (plan.length_B == 0).any() else np.zeros(self._columns.size, "f4")
+                first_P = self._first(plan.length_B)
                 result, cache = self._opened(
                     params, plan.trunk_BS, plan.length_B, first_P, *given, slots=plan.slots, places=plan.places
                 )
@@ -110,10 +140,12 @@ class Passes:
         if waiting is not None:
             yield waiting
 
-    def first(self) -> np.ndarray:
-        """The law after the empty context, in the order of the columns."""
+    def _first(self, length_B: np.ndarray) -> np.ndarray:
+        """The law after the empty context `[P]`, where a row has one; the model itself must say it."""
+        if length_B.all():
+            return np.zeros(self.columns.size, np.float32)
         law_V = np.asarray(self._lm.next_token_logprobs([()]))[0]
-        return law_V[self._columns.order]
+        return law_V[self.columns.order]
 
 
 def ordered(token_lm: TreeLM, columns: Columns) -> tuple[Any, Any]:
@@ -143,6 +175,3 @@ class _Sorted:
     def extend(self, *args: Any) -> tuple[jax.Array, Any]:
         logits_BNV, cache = self._lm.extend(*args)
         return logits_BNV[..., self._order_P], cache
-
-
-__all__ = ["NOWHERE", "Passes", "bucket", "ordered"]
