@@ -17,7 +17,7 @@ import numpy as np
 
 from bytelm.exact.contexts import check_length
 from bytelm.exact.masses import Masses
-from bytelm.exact.plan import NOWHERE, bucket
+from bytelm.exact.plan import NOWHERE, bucket, padded
 from bytelm.exact.rows import common
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ _PLACES = 16  # of nodes, at least
 
 
 class Branch:
-    """A row: its masses, the tokens of its trunk, the node that the trunk ends in, and nodes' places."""
+    """A row and its number: its masses, the tokens of its trunk, the node that the trunk ends in, and nodes' places."""
 
-    def __init__(self, masses: Masses):
-        self.masses = masses
+    def __init__(self, masses: Masses, number: int):
+        self.masses, self.number = masses, number
         self.end = masses.row.base
         self.trunk = masses.row.path(self.end)
         self.place: dict[int, int] = {}
@@ -39,7 +39,7 @@ class Branch:
     def copy(self, masses: Masses) -> Branch:
         """An independent copy, for a copy of the masses."""
         twin = Branch.__new__(Branch)
-        twin.masses, twin.end = masses, self.end
+        twin.masses, twin.number, twin.end = masses, self.number, self.end
         twin.trunk, twin.place = self.trunk.copy(), self.place.copy()
         return twin
 
@@ -108,7 +108,7 @@ class Branches:
 
     def open(self, rows: Sequence[Masses]) -> None:
         """Reads the trunks of new rows, and what waits in them."""
-        self.branches = [Branch(masses) for masses in rows]
+        self.branches = [Branch(masses, b) for b, masses in enumerate(rows)]
         if not rows:
             return
         self._check()
@@ -142,13 +142,10 @@ class Branches:
         self._slots = bucket(longest + _SLOTS, _SLOTS)
         held = max(len(b.place) for b in self.branches) + extra
         self._places = max(self._places, bucket(2 * held, _PLACES))
-        length_B = np.ones(B, np.int32)
-        trunk_BS = np.zeros((B, bucket(longest, 16)), np.int32)
+        trunk_BS, length_B = padded([branch.trunk for branch in self.branches], B)
         pairs = [NOWHERE] * B
         for b, branch in enumerate(self.branches):
             tree = branch.masses.row.tree
-            length_B[b] = len(branch.trunk)
-            trunk_BS[b, : len(branch.trunk)] = branch.trunk
             pairs[b] = tree.token[branch.end], tree.state[branch.end]
         q_BP, self.cache = self._passes.opened(trunk_BS, length_B, pairs, self._slots, self._places)
         return q_BP
@@ -181,7 +178,7 @@ class Branches:
             jobs.append((branch, nodes, settled))
         q_RP, N = self._evaluate(jobs, advanced)
         for branch, nodes, _ in jobs:
-            row = self.branches.index(branch) * N
+            row = branch.number * N
             for n in range(len(nodes)):
                 self._take(branch, q_RP[row + n])
 
@@ -195,11 +192,10 @@ class Branches:
         path_BM = np.full((B, bucket(max([len(p) for _, p in advanced], default=0), 4)), -1, np.int32)
         new = np.full((3, B, N), -1, np.int32)
         pairs = [NOWHERE] * (B * N)
-        number = {id(branch): b for b, branch in enumerate(self.branches)}
         for branch, path in advanced:
-            path_BM[number[id(branch)], : len(path)] = path
+            path_BM[branch.number, : len(path)] = path
         for branch, nodes, settled in jobs:
-            b, tree = number[id(branch)], branch.masses.row.tree
+            b, tree = branch.number, branch.masses.row.tree
             for n, (node, (parent, place)) in enumerate(zip(nodes, settled, strict=True)):
                 new[:, b, n] = tree.token[node], parent, place
                 pairs[b * N + n] = tree.token[node], tree.state[node]

@@ -20,7 +20,7 @@ from bytelm.exact.columns import Columns
 from bytelm.exact.contexts import Contexts
 from bytelm.exact.masses import Masses
 from bytelm.exact.rows import Row, row_of
-from bytelm.lm import END, LAW, Prompt, TokenLM, TreeLM, as_bytes
+from bytelm.lm import END, LAW, Prompt, Sampling, TokenLM, TreeLM, as_bytes
 
 
 @dataclass
@@ -83,7 +83,7 @@ class ConvertedLM:
         """A state of a row for each prompt. ValueError for special tokens that the tokenizer lacks."""
         rows = [Masses(self._row(prompt, b"")) for prompt in prompts]
         model: Any
-        if isinstance(self.token_lm, TreeLM):
+        if self.trees is not None:
             from bytelm.exact.branches import Branches
 
             model = Branches(self.trees)
@@ -134,7 +134,7 @@ class ConvertedLM:
     ) -> list[np.ndarray]:
         """For each text float64 `[len(text) + 1]`: log p(byte | prompt, bytes before); last, the end."""
         data, rows = self._texts(texts, prompts)
-        if not isinstance(self.token_lm, TreeLM):
+        if self.trees is None:
             laws = self._laws_by_contexts(rows)
             return [_along(law, text) for law, text in zip(laws, data, strict=True)]
         asked = [terms.of_scores(row, self.columns, self.joint) for row in rows]
@@ -147,7 +147,7 @@ class ConvertedLM:
     def laws(self, texts: Sequence[bytes | str], prompts: Sequence[Prompt] | None = None) -> list[np.ndarray]:
         """For each text `[len(text) + 1, 257]`: the whole law before each byte, and at the end."""
         data, rows = self._texts(texts, prompts)
-        if not isinstance(self.token_lm, TreeLM):
+        if self.trees is None:
             return self._laws_by_contexts(rows)
         asked = [terms.of_laws(row, self.columns) for row in rows]
         sums = self.trees.sums(rows, asked)
@@ -164,14 +164,32 @@ class ConvertedLM:
         _check(state)
         return np.array([_leak(masses) for masses in state.rows])
 
+    def continue_(
+        self, state: State, *, max_bytes: int, sampling: Sampling, stop: tuple[bytes, ...], seed: int
+    ) -> list[bytes] | None:
+        """See `FastGenerate`: boundary mode, and byte mode's law where nothing changes it.
+
+        Under "joint" the law of bytes is not that of masked tokens: None.
+        """
+        if self.joint or (sampling.mode == "byte" and sampling != Sampling()):
+            return None
+        _check(state)
+        state.consumed = True
+        from bytelm.exact.boundary import continued
+
+        temperature = 1.0 if sampling.token_temperature is None else sampling.token_temperature
+        return continued(self, state.rows, max_bytes=max_bytes, temperature=temperature, stop=stop, seed=seed)
+
     # ---- how -----------------------------------------------------------------------------------
 
     @functools.cached_property
     def trees(self) -> Any:
-        """The passes over a `TreeLM`."""
+        """The passes over a `TreeLM`; None for another model."""
+        if not isinstance(self.token_lm, TreeLM):
+            return None
         from bytelm.exact.scoring import Passes
 
-        return Passes(self.token_lm, self.columns, self.joint)  # type: ignore[arg-type]
+        return Passes(self.token_lm, self.columns, self.joint)
 
     def _row(self, prompt: Prompt, text: bytes) -> Row:
         return row_of(self.canonical, self.bos, prompt, text)

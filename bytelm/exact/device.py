@@ -105,16 +105,26 @@ def probabilities(logits_RP: jax.Array, packed_RO: jax.Array, counted_P: jax.Arr
     return e_RP * jnp.exp(-whole_R)[:, None]
 
 
-def drawn(q_RP: jax.Array, uniform_R: jax.Array) -> jax.Array:
-    """The columns `[R]` at which the cumulative sum of weights passes uniform numbers in [0, 1)."""
-    R, P = q_RP.shape
+def drawn(
+    logits_RP: jax.Array, packed_RO: jax.Array, uniform_R: jax.Array, temperature: jax.Array
+) -> jax.Array:
+    """Allowed columns `[R]` by uniform numbers in [0, 1): where the cumulative sum of exp(logit / t) passes.
+
+    Temperature 0 takes the first likeliest.
+    """
+    R = logits_RP.shape[0]
+    likeliest_R = jnp.argmax(jnp.where(unpacked(packed_RO), logits_RP, -jnp.inf), axis=1)
+    inverse = 1 / jnp.where(temperature == 0, 1.0, temperature)
+    q_RP, _ = exponents(logits_RP * inverse.astype(logits_RP.dtype), packed_RO, None)
+    uniform_R = uniform_R.astype(q_RP.dtype)
     blocks_RK = q_RP.reshape(R, -1, 256).sum(axis=2)
     until_RK = jnp.cumsum(blocks_RK, axis=1)
     goal_R = uniform_R * until_RK[:, -1]
     block_R = _passed(until_RK, blocks_RK, goal_R)
     before_R = jnp.where(block_R > 0, until_RK[jnp.arange(R), block_R - 1], 0.0)
     inside_RC = q_RP[jnp.arange(R)[:, None], block_R[:, None] * 256 + jnp.arange(256)]
-    return block_R * 256 + _passed(jnp.cumsum(inside_RC, axis=1), inside_RC, goal_R - before_R)
+    place_R = block_R * 256 + _passed(jnp.cumsum(inside_RC, axis=1), inside_RC, goal_R - before_R)
+    return jnp.where(temperature == 0, likeliest_R, place_R)
 
 
 def _passed(until_RK: jax.Array, part_RK: jax.Array, goal_R: jax.Array) -> jax.Array:

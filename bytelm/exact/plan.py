@@ -84,10 +84,7 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int) -> Plan:
         kids_of.append(kids)
         depth.append(max(deep))
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
-    length_B = np.array([len(t) for t in trunks] + [1] * (B - len(rows)), np.int32)
-    trunk_BS = np.zeros((B, bucket(int(length_B.max()), 16)), np.int32)
-    for b, trunk in enumerate(trunks):
-        trunk_BS[b, : len(trunk)] = trunk
+    trunk_BS, length_B = padded(trunks, B)
     places = -(-max(used) // 32) * 32 if max(used) else 1
     slots = max(trunk_BS.shape[1], bucket(most, 32))
     steps = [
@@ -104,6 +101,15 @@ def bucket(count: int, least: int) -> int:
     while size < count:
         size *= 2
     return size
+
+
+def padded(rows: Sequence[Sequence[int]], B: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows of tokens as `[B, S]` and their lengths `[B]`; rows beyond them have length 1."""
+    length_B = np.array([len(row) for row in rows] + [1] * (B - len(rows)), np.int32)
+    tokens_BS = np.zeros((B, bucket(int(length_B.max()), 16)), np.int32)
+    for b, row in enumerate(rows):
+        tokens_BS[b, : len(row)] = row
+    return tokens_BS, length_B
 
 
 def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
@@ -181,12 +187,12 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int) ->
         path_BM,
         (new[0], new[1], new[2]),
         pairs,
-        _padded(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
-        _padded(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
+        _filled(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
+        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
         spans,
     )
 
 
-def _padded(columns: np.ndarray, least: int) -> tuple[np.ndarray, ...]:
+def _filled(columns: np.ndarray, least: int) -> tuple[np.ndarray, ...]:
     size = bucket(columns.shape[1], least)
     return tuple(np.pad(columns, ((0, 0), (0, size - columns.shape[1]))).astype(np.int32))

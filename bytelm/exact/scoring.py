@@ -16,7 +16,7 @@ import numpy as np
 from bytelm.exact import device
 from bytelm.exact.columns import Columns
 from bytelm.exact.contexts import check_length
-from bytelm.exact.plan import Plan, Step, planned
+from bytelm.exact.plan import NOWHERE, Plan, Step, bucket, padded, planned
 from bytelm.exact.rows import Row
 from bytelm.exact.terms import Terms, log_sums
 from bytelm.lm import TreeLM
@@ -40,6 +40,8 @@ class Passes:
         self._opened = jax.jit(self._open, static_argnames=("slots", "places"))
         self._stepped = jax.jit(self._step, donate_argnums=1)
         self._opened_q = jax.jit(self._open_q, static_argnames=("slots", "places"))
+        self._began = jax.jit(self._begin, static_argnames="slots")
+        self._went_on = jax.jit(self._go_on, donate_argnums=1)
         self._grown_q = jax.jit(self._grow_q, donate_argnums=1)
 
     # ---- on the device -------------------------------------------------------------------------
@@ -65,6 +67,45 @@ class Passes:
         logits_BNP, cache = self.model.grow(params, self.model.commit(cache, path_BM), *new_3BN)
         logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
         return device.probabilities(logits_RP, packed, self._counted), cache
+
+    def _begin(self, params, tokens_BS, length_B, first_P, packed, uniform_B, temperature, *, slots):
+        logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=1)
+        logits_BP = jnp.where((length_B > 0)[:, None], logits_BP, first_P)
+        return device.drawn(logits_BP, packed, uniform_B, temperature), cache
+
+    def _go_on(self, params, cache, token_B, going_B, packed, uniform_B, temperature):
+        count_B = going_B.astype(jnp.int32)
+        logits_B1P, cache = self.model.extend(params, cache, token_B[:, None], count_B)
+        return device.drawn(logits_B1P[:, 0], packed, uniform_B, temperature), cache
+
+    # ---- token by token ------------------------------------------------------------------------
+
+    def begun(self, contexts, pairs, uniform, temperature: float, slots: int) -> tuple[list[int], Any]:
+        """Reads contexts into a cache of at least `slots`, and draws a column after each."""
+        B = bucket(len(contexts), 1)
+        trunk_BS, length_B = padded(contexts, B)
+        (masks, uniform_B), first_P = self._drawing(pairs, uniform, B), self._first(length_B)
+        slots = bucket(max(slots, trunk_BS.shape[1]), 64)
+        column_B, cache = self._began(
+            self.params(), trunk_BS, length_B, first_P, masks, uniform_B, temperature, slots=slots
+        )
+        return np.asarray(column_B)[: len(contexts)].tolist(), cache
+
+    def went_on(self, cache, tokens, going, pairs, uniform, temperature: float) -> tuple[list[int], Any]:
+        """Appends a token to each of the rows that go on, and draws the next column."""
+        B = bucket(len(tokens), 1)
+        masks, uniform_B = self._drawing(pairs, uniform, B)
+        token_B, going_B = np.zeros(B, np.int32), np.zeros(B, bool)
+        token_B[: len(tokens)], going_B[: len(tokens)] = tokens, going
+        column_B, cache = self._went_on(
+            self.params(), cache, token_B, going_B, masks, uniform_B, temperature
+        )
+        return np.asarray(column_B)[: len(tokens)].tolist(), cache
+
+    def _drawing(self, pairs, uniform, B: int) -> tuple[np.ndarray, np.ndarray]:
+        uniform_B = np.zeros(B)
+        uniform_B[: len(uniform)] = uniform
+        return self.columns.masks([*pairs, *[NOWHERE] * (B - len(pairs))]), uniform_B
 
     # ---- byte by byte --------------------------------------------------------------------------
 
