@@ -20,6 +20,8 @@ from bytelm.exact.terms import Terms
 NOWHERE = (NOTHING, 0)
 """A (last token, state) after which nothing may follow."""
 
+_SLOTS = 1024  # of a trunk at first: longer texts double them as they need them
+
 
 class Step(NamedTuple):
     """A block. R = B * N rows of logits, those of a text side by side.
@@ -36,6 +38,15 @@ class Step(NamedTuple):
     kids: tuple[np.ndarray, ...]
     ranges: tuple[np.ndarray, ...]
     rows: list[tuple[int, list[int], slice, tuple[slice, slice]]]
+    wider: Wider | None
+
+
+class Wider(NamedTuple):
+    """A cache to be made anew with more slots, and what it holds: trunks, and nodes as in `Step.new`."""
+
+    trunks: list[list[int]]
+    slots: int
+    held: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -57,9 +68,12 @@ class Plan:
 
 
 class _Block(NamedTuple):
-    """A block of one row: places that join the trunk, and its nodes' (index, parent's place, place)."""
+    """A block of one row: places that join the trunk, the node it then ends in, and nodes as (index, parent's
+    place, place): those held from before, and its own."""
 
     path: list[int]
+    end: int
+    held: list[tuple[int, int, int]]
     nodes: list[tuple[int, int, int]]
 
 
@@ -86,13 +100,23 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int) -> Plan:
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
     places = -(-max(used) // 32) * 32 if max(used) else 1
-    slots = max(trunk_BS.shape[1], bucket(most, 32))
-    steps = [
-        _step(rows, terms, parents, kids_of, [b[s] if s < len(b) else None for b in blocks], B, width, places)
-        for s in range(max(map(len, blocks)))
-        for width in [N if s else 1]
-    ]
-    return Plan(trunk_BS, length_B, slots, places, list(terms), parents, steps, most)
+    slots = first_slots = max(trunk_BS.shape[1], min(bucket(most, 32), _SLOTS))
+    lengths, steps = [len(trunk) for trunk in trunks], []
+    for s in range(max(map(len, blocks))):
+        here = [one[s] if s < len(one) else None for one in blocks]
+        lengths = [n + len(one.path) if one else n for n, one in zip(lengths, here, strict=True)]
+        wider = None
+        if max(lengths) > slots:
+            slots = bucket(max(lengths) + 1, slots)
+            ends = [one[min(s, len(one) - 1)].end for one in blocks]
+            held = np.full((3, B, bucket(max(len(one.held) if one else 0 for one in here), 8)), -1, np.int32)
+            for b, one in enumerate(here):
+                for n, (k, parent_, place) in enumerate(one.held if one else ()):
+                    held[:, b, n] = rows[b].tree.token[terms[b].nodes[k]], parent_, place
+            wide = [row.path(t.nodes[end]) for row, t, end in zip(rows, terms, ends, strict=True)]
+            wider = Wider(wide, slots, (held[0], held[1], held[2]))
+        steps.append(_step(rows, terms, parents, kids_of, here, B, N if s else 1, places, wider))
+    return Plan(trunk_BS, length_B, first_slots, places, list(terms), parents, steps, most)
 
 
 def bucket(count: int, least: int) -> int:
@@ -125,7 +149,8 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         trunk[k] = parent[k] if later < 0 else common(parent, [parent[k], later])
     place, free, most = [-1] * count, [], 0
     ending: dict[int, list[int]] = {}
-    found, end = [_Block([], [(0, -1, -1)])], 0
+    found, end = [_Block([], 0, [], [(0, -1, -1)])], 0
+    alive: set[int] = set()
     for first in range(1, count, N):
         s = block[first]
         path = []
@@ -133,6 +158,7 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         while at != end:
             path.append(place[at])
             place[at] = -1
+            alive.discard(at)
             at = parent[at]
         end = trunk[first]
         for place_ in path:
@@ -140,6 +166,8 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         for k in ending.pop(s - 1, []):
             if place[k] >= 0:
                 heapq.heappush(free, place[k])
+                alive.discard(k)
+        held = [(k, place[parent[k]], place[k]) for k in sorted(alive)]
         nodes = []
         for k in range(first, min(first + N, count)):
             if free:
@@ -147,12 +175,13 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
             else:
                 place[k], most = most, most + 1
             ending.setdefault(last[k], []).append(k)
+            alive.add(k)
             nodes.append((k, place[parent[k]], place[k]))
-        found.append(_Block(path[::-1], nodes))
+        found.append(_Block(path[::-1], end, held, nodes))
     return found, most
 
 
-def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int) -> Step:
+def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int, wider) -> Step:
     path_BM = np.full((B, places), -1, np.int32)
     new = np.full((3, B, N), -1, np.int32)
     pairs = [NOWHERE] * (B * N)
@@ -165,7 +194,8 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int) ->
             continue
         row, one = rows[b], terms[b]
         tree, row_of = row.tree, row.tree.canonical.vocabulary.row_of
-        path_BM[b, : len(block.path)] = block.path
+        if wider is None:  # else the path is in the new trunk already
+            path_BM[b, : len(block.path)] = block.path
         first, stop = block.nodes[0][0], block.nodes[-1][0] + 1
         for n, (k, parent, place) in enumerate(block.nodes):
             node = one.nodes[k]
@@ -190,6 +220,7 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int) ->
         _filled(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
         _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
         spans,
+        wider,
     )
 
 

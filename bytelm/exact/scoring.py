@@ -16,12 +16,13 @@ import numpy as np
 from bytelm.exact import device
 from bytelm.exact.columns import Columns
 from bytelm.exact.contexts import check_length
-from bytelm.exact.plan import NOWHERE, Plan, Step, bucket, padded, planned
+from bytelm.exact.plan import NOWHERE, Plan, Step, Wider, bucket, padded, planned
 from bytelm.exact.rows import Row
 from bytelm.exact.terms import Terms, log_sums
 from bytelm.lm import TreeLM
 
 _ROWS = 8  # texts of a batch
+_CHUNK = 512  # tokens of a trunk that are read at a time when a cache is made anew
 
 
 class Passes:
@@ -40,6 +41,16 @@ class Passes:
         self._opened = jax.jit(self._open, static_argnames=("slots", "places"))
         self._stepped = jax.jit(self._step, donate_argnums=1)
         self._opened_q = jax.jit(self._open_q, static_argnames=("slots", "places"))
+        self._reopened = jax.jit(
+            lambda params, tokens, length, *, slots, places: self.model.open(
+                params, tokens, length, slots=slots, nodes=places
+            )[1],
+            static_argnames=("slots", "places"),
+        )
+        self._appended = jax.jit(lambda *args: self.model.extend(*args)[1], donate_argnums=1)
+        self._regrown = jax.jit(
+            lambda params, cache, held: self.model.grow(params, cache, *held)[1], donate_argnums=1
+        )
         self._began = jax.jit(self._begin, static_argnames="slots")
         self._went_on = jax.jit(self._go_on, donate_argnums=1)
         self._grown_q = jax.jit(self._grow_q, donate_argnums=1)
@@ -174,12 +185,28 @@ class Passes:
                     params, plan.trunk_BS, plan.length_B, first_P, *given, slots=plan.slots, places=plan.places
                 )
             else:
+                if step.wider is not None:
+                    cache = self._widened(params, step.wider, plan.places)
                 result, cache = self._stepped(params, cache, step.path_BM, step.new, *given)
             if waiting is not None:  # one step behind, so that the host plans while the device works
                 yield waiting
             waiting = step, result
         if waiting is not None:
             yield waiting
+
+    def _widened(self, params: Any, wider: Wider, places: int) -> Any:
+        """A cache with more slots, that holds the same."""
+        B = wider.held[0].shape[0]
+        tokens_BS, length_B = padded(wider.trunks, B)
+        count_B = np.minimum(length_B, _CHUNK)
+        cache = self._reopened(params, tokens_BS[:, :_CHUNK], count_B, slots=wider.slots, places=places)
+        for first in range(_CHUNK, int(length_B.max()), _CHUNK):
+            count_B = np.clip(length_B - first, 0, _CHUNK)
+            chunk_BN = np.zeros((B, _CHUNK), np.int32)
+            here_BN = tokens_BS[:, first : first + _CHUNK]
+            chunk_BN[:, : here_BN.shape[1]] = here_BN
+            cache = self._appended(params, cache, chunk_BN, count_B)
+        return self._regrown(params, cache, wider.held)
 
     def _first(self, length_B: np.ndarray) -> np.ndarray:
         """The law after the empty context `[P]`, where a row has one; the model itself must say it."""

@@ -85,3 +85,25 @@ def test_prompts(small):
     agree(tree.score(texts, prompts), plain.score(texts, prompts), 1e-4)
     agree(tree.laws(texts, prompts), plain.laws(texts, prompts), 1e-4)
     assert (tree.score(texts, prompts)[-1] == -np.inf).all()
+
+
+def test_long_texts_outgrow_their_cache(small, monkeypatch):
+    from bytelm.exact import plan, scoring
+
+    texts = [tokenizer_zoo.TEXT.encode() * 2, tokenizer_zoo.TEXT[:300].encode()]
+    tree, plain = both(small("gpt2"), bos=0)
+    whole = tree.score(texts)
+    monkeypatch.setattr(plan, "_SLOTS", 32)
+    monkeypatch.setattr(scoring, "_CHUNK", 16)
+    agree(tree.score(texts), whole, 1e-5)
+    agree(whole[1:], plain.score(texts[1:]), 1e-4)
+
+
+def test_a_context_that_is_too_long_is_refused(small):
+    tree, _ = both(small("gpt2"))
+    tree.trees.context = 20
+    tree.score([b"the cat"])
+    with pytest.raises(ValueError, match="the model sees 20"):
+        tree.score([tokenizer_zoo.TEXT[:300]])
+    with pytest.raises(ValueError, match="the model sees 20"):
+        tree.start([tokenizer_zoo.TEXT[:300]])
