@@ -40,7 +40,7 @@ def test_logits_are_the_stored_ones(name, tmp_path):
 
 @every_case
 def test_round_trip_of_folders(name, tmp_path):
-    """Saved from the config alone, in shards, a folder gives the same parameters, and so it does like another."""
+    """Saved from the config alone, in shards, a folder gives the same parameters; like another, too."""
     source = cases.write(name, tmp_path / "model")
     lm, _ = hub.read(source, dtype="float32")
     hub.save(tmp_path / "new", lm.config, lm.params, bos=1, eos=[2], shard=8192)
@@ -124,5 +124,5 @@ def test_a_folder_without_its_prefix(tmp_path):
         np.testing.assert_array_equal(x, flat(found.params)[path], err_msg=path)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ValueError, match="'lm_head.weight' differs from the table of tokens"):
+    with pytest.raises(ValueError, match=r"'lm_head.weight' differs from the table of tokens"):
         hub.read(source)
