@@ -8,7 +8,7 @@ token law renormalised over them (Vieira et al., arXiv 2412.03719 and 2506.07956
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -155,6 +155,33 @@ class ConvertedLM:
             np.full((len(text) + 1, LAW), -np.inf) if row.dead else terms.laws_of(one)
             for one, row, text in zip(sums, rows, data, strict=True)
         ]
+
+    def differentiable(
+        self,
+        texts: Sequence[bytes | str],
+        prompts: Sequence[Prompt] | None = None,
+        of: Literal["score", "laws"] = "score",
+    ) -> Callable[[Any], Any]:
+        """A pure function of the model's parameters, for `jax.grad` and `jax.jit`, on one batch of texts.
+
+        It gives scores `[B, T + 1]`, or laws `[B, T + 1, 257]`, of texts of at most T bytes, padded with 0.
+        Raises TypeError for a model that is no `TreeLM`, ValueError for prompts that are impossible.
+        """
+        if self.trees is None:
+            raise TypeError(f"{type(self.token_lm).__name__} is no TreeLM: it cannot be differentiated")
+        if of not in ("score", "laws"):
+            raise ValueError(f"of must be 'score' or 'laws', not {of!r}")
+        from bytelm.exact.gradient import differentiable
+
+        _, rows = self._texts(texts, prompts)
+        for i, row in enumerate(rows):
+            if row.dead:
+                raise ValueError(f"prompt {i} is impossible under this model")
+        laws = of == "laws"
+        asked = [
+            terms.of_laws(r, self.columns) if laws else terms.of_scores(r, self.columns, self.joint) for r in rows
+        ]
+        return differentiable(self.trees, rows, asked, self.joint, laws)
 
     def leak(self, state: State) -> np.ndarray:
         """For each row the share of P(text so far) that no next byte and no end inherits, `[B]`.

@@ -77,8 +77,11 @@ class _Block(NamedTuple):
     nodes: list[tuple[int, int, int]]
 
 
-def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int) -> Plan:
-    """The plan of a batch, in blocks of about `at_once` nodes in all."""
+def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: bool = False) -> Plan:
+    """The plan of a batch, in blocks of about `at_once` nodes in all.
+
+    widest: the cache has all its slots from the start, and is never made anew.
+    """
     B = bucket(len(rows), 1)
     longest = max(len(t.nodes) for t in terms)
     N = min(max(1, at_once // B), bucket(longest - 1, 1))
@@ -100,7 +103,7 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int) -> Plan:
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
     places = -(-max(used) // 32) * 32 if max(used) else 1
-    slots = first_slots = max(trunk_BS.shape[1], min(bucket(most, 32), _SLOTS))
+    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), 32))
     lengths, steps = [len(trunk) for trunk in trunks], []
     for s in range(max(map(len, blocks))):
         here = [one[s] if s < len(one) else None for one in blocks]

@@ -35,11 +35,11 @@ class Passes:
         self._lm, self.columns = token_lm, columns
         self.context = token_lm.context
         self._counted = jnp.asarray(columns.counted) if joint else None
-        self._nodes = 64 if jax.default_backend() == "cpu" else 512  # of a block, all rows together
+        self.nodes = 64 if jax.default_backend() == "cpu" else 512  # of a block, all rows together
         self.model, self.prepare = ordered(token_lm, columns)
         self._params: tuple[Any, Any] | None = None
-        self._opened = jax.jit(self._open, static_argnames=("slots", "places"))
-        self._stepped = jax.jit(self._step, donate_argnums=1)
+        self._opened = jax.jit(self.open_step, static_argnames=("slots", "places"))
+        self._stepped = jax.jit(self.step, donate_argnums=1)
         self._opened_q = jax.jit(self._open_q, static_argnames=("slots", "places"))
         self._reopened = jax.jit(
             lambda params, tokens, length, *, slots, places: self.model.open(
@@ -57,13 +57,13 @@ class Passes:
 
     # ---- on the device -------------------------------------------------------------------------
 
-    def _open(self, params, tokens_BS, length_B, first_P, packed, kids, ranges, *, slots, places):
+    def open_step(self, params, tokens_BS, length_B, first_P, packed, kids, ranges, *, slots, places):
         logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=places)
         # What follows an empty context the model says itself.
         logits_BP = jnp.where((length_B > 0)[:, None], logits_BP, first_P)
         return device.masses(logits_BP, packed, self._counted, kids, ranges), cache
 
-    def _step(self, params, cache, path_BM, new, packed, kids, ranges):
+    def step(self, params, cache, path_BM, new, packed, kids, ranges):
         cache = self.model.commit(cache, path_BM)
         logits_BNP, cache = self.model.grow(params, cache, *new)
         logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
@@ -95,7 +95,7 @@ class Passes:
         """Reads contexts into a cache of at least `slots`, and draws a column after each."""
         B = bucket(len(contexts), 1)
         trunk_BS, length_B = padded(contexts, B)
-        (masks, uniform_B), first_P = self._drawing(pairs, uniform, B), self._first(length_B)
+        (masks, uniform_B), first_P = self._drawing(pairs, uniform, B), self.first(length_B)
         slots = bucket(max(slots, trunk_BS.shape[1]), 64)
         column_B, cache = self._began(
             self.params(), trunk_BS, length_B, first_P, masks, uniform_B, temperature, slots=slots
@@ -122,7 +122,7 @@ class Passes:
 
     def opened(self, trunk_BS, length_B, pairs, slots: int, places: int) -> tuple[np.ndarray, Any]:
         """A cache, and q `[B, P]` after the trunks, whose last tokens and states are `pairs`."""
-        first_P, masks = self._first(length_B), self.columns.masks(pairs)
+        first_P, masks = self.first(length_B), self.columns.masks(pairs)
         q_BP, cache = self._opened_q(
             self.params(), trunk_BS, length_B, first_P, masks, slots=slots, places=places
         )
@@ -143,7 +143,7 @@ class Passes:
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         for first in range(0, len(order), _ROWS):
             batch = order[first : first + _ROWS]
-            plan: Plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self._nodes)
+            plan: Plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self.nodes)
             check_length(plan.most, self.context)
             for i, one in zip(batch, self._run(params, plan), strict=True):
                 found[i] = one
@@ -180,7 +180,7 @@ class Passes:
         for step in plan.steps:
             given = self.columns.masks(step.pairs), step.kids, step.ranges
             if cache is None:
-                first_P = self._first(plan.length_B)
+                first_P = self.first(plan.length_B)
                 result, cache = self._opened(
                     params, plan.trunk_BS, plan.length_B, first_P, *given, slots=plan.slots, places=plan.places
                 )
@@ -208,7 +208,7 @@ class Passes:
             cache = self._appended(params, cache, chunk_BN, count_B)
         return self._regrown(params, cache, wider.held)
 
-    def _first(self, length_B: np.ndarray) -> np.ndarray:
+    def first(self, length_B: np.ndarray) -> np.ndarray:
         """The law after the empty context `[P]`, where a row has one; the model itself must say it."""
         if length_B.all():
             return np.zeros(self.columns.size, np.float32)
