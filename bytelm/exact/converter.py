@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.exact.masses import Masses
 from bytelm.exact.tree import Tree
 from bytelm.lm import END, LAW, Prompt, Special, Text, TokenLM, as_bytes, segments
@@ -68,7 +68,7 @@ def convert(
         raise ValueError(f"support must be 'canonical', not {support!r}")
     if normalise not in ("local", "joint"):
         raise ValueError(f"normalise must be 'local' or 'joint', not {normalise!r}")
-    canonical = tokenizer if isinstance(tokenizer, Canonical) else Canonical(tokenizer)
+    canonical = canonical_of(tokenizer)
     ends = [] if eos is None else sorted({eos} if isinstance(eos, int) else set(eos))
     for token in [*ends, *([] if bos is None else [bos])]:
         if not 0 <= token < token_lm.vocab_size:
