@@ -62,9 +62,9 @@ class TransformerLM:
         return other
 
     def reordered(self, columns_P: np.ndarray) -> tuple[TransformerLM, Callable[[Params], Params]]:
-        """The model whose logits are these columns of this one's, in their order, and what makes its parameters.
+        """The model whose logits are these columns of this one's, in this order, and what makes its params.
 
-        They hold a head of their own, so that sorting costs memory once instead of time in each pass.
+        These hold a head of their own, so that sorting costs memory once instead of time in each pass.
         """
         config = dataclasses.replace(self.config, tied=False)
 

@@ -28,7 +28,7 @@ _PLACES = 16  # of nodes, at least
 
 
 class Branch:
-    """A row and its number: its masses, the tokens of its trunk, the node that the trunk ends in, and nodes' places."""
+    """A row and its number: masses, the trunk's tokens, the node that it ends in, and the places of nodes."""
 
     def __init__(self, masses: Masses, number: int):
         self.masses, self.number = masses, number

@@ -7,6 +7,7 @@ came before. What is done before the model runs is done here once, for all param
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,7 +90,9 @@ def differentiable(
         values_S = masses_K[mass_S] + weight_Q[pair_S]
         top_A = jax.ops.segment_max(jax.lax.stop_gradient(values_S), target_S, targets)
         top_A = jnp.where(jnp.isfinite(top_A), top_A, 0.0)
-        log_A = device.log(jax.ops.segment_sum(jnp.exp(values_S - top_A[target_S]), target_S, targets)) + top_A
+        log_A = (
+            device.log(jax.ops.segment_sum(jnp.exp(values_S - top_A[target_S]), target_S, targets)) + top_A
+        )
         if laws:
             law_BTV = log_A.reshape(len(rows), T, LAW)
             some_BT1 = (law_BTV > -jnp.inf).any(axis=2, keepdims=True)
@@ -107,7 +110,7 @@ def _scores(row: Row, terms: Terms, joint: bool, size: int, first: int):
     n = len(row.tree.text) - row.offset
     order = np.argsort(terms.target, kind="stable")
     bounds = np.searchsorted(terms.target[order], np.arange(terms.targets + 1))
-    of = [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    of = [order[low:high] for low, high in itertools.pairwise(bounds)]
     for i in range(n + 1):
         gained = of[i + 1] if i < n else of[n + 1]
         start = i == 0 and row.offset == row.tree.lead
@@ -134,7 +137,10 @@ def _evaluation(passes: Passes, plan: Plan):
     first, *others = plan.steps
     kid_at = [np.zeros(len(t.nodes), np.int64) for t in plan.terms]
     mass_at = [np.zeros(len(t.by), np.int64) for t in plan.terms]
-    sizes = [max((len(s.kids[0]) for s in others), default=0), max((len(s.ranges[0]) for s in others), default=0)]
+    sizes = [
+        max((len(s.kids[0]) for s in others), default=0),
+        max((len(s.ranges[0]) for s in others), default=0),
+    ]
     at = [0, 0]
     for step in plan.steps:
         for b, nodes, kids, (own, spans) in step.rows:

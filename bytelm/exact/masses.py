@@ -143,7 +143,9 @@ class Masses:
                 total = float(sums.sum())
                 high = begin
             if offset > start:
-                self._add_text(offset, kept.weight, total + float(kept.q[low - kept.first : high - kept.first].sum()))
+                self._add_text(
+                    offset, kept.weight, total + float(kept.q[low - kept.first : high - kept.first].sum())
+                )
 
     def _add(self, offset: int, weight: float, symbols: np.ndarray, masses: np.ndarray) -> None:
         if offset not in self._laws:

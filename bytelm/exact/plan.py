@@ -208,8 +208,7 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int, wi
         # Children come in the order of their parents only roughly: sorted, each after its own parent.
         children = sorted(c for k in range(first, stop) for c in kids_of[b][k])
         begin = len(kids)
-        for c in children:
-            kids.append((b * N + parents[b][c] - first, int(row_of[tree.token[one.nodes[c]]])))
+        kids += [(b * N + parents[b][c] - first, int(row_of[tree.token[one.nodes[c]]])) for c in children]
         low, high = np.searchsorted(one.by, [first, stop])
         ranges.append(np.stack([b * N + one.by[low:high] - first, one.low[low:high], one.high[low:high]]))
         spans.append(

@@ -108,9 +108,7 @@ class Passes:
         masks, uniform_B = self._drawing(pairs, uniform, B)
         token_B, going_B = np.zeros(B, np.int32), np.zeros(B, bool)
         token_B[: len(tokens)], going_B[: len(tokens)] = tokens, going
-        column_B, cache = self._went_on(
-            self.params(), cache, token_B, going_B, masks, uniform_B, temperature
-        )
+        column_B, cache = self._went_on(self.params(), cache, token_B, going_B, masks, uniform_B, temperature)
         return np.asarray(column_B)[: len(tokens)].tolist(), cache
 
     def _drawing(self, pairs, uniform, B: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +180,13 @@ class Passes:
             if cache is None:
                 first_P = self.first(plan.length_B)
                 result, cache = self._opened(
-                    params, plan.trunk_BS, plan.length_B, first_P, *given, slots=plan.slots, places=plan.places
+                    params,
+                    plan.trunk_BS,
+                    plan.length_B,
+                    first_P,
+                    *given,
+                    slots=plan.slots,
+                    places=plan.places,
                 )
             else:
                 if step.wider is not None:

@@ -70,7 +70,7 @@ def scores_of(log_sums: np.ndarray, row: Row, joint: bool) -> np.ndarray:
 
 
 def of_laws(row: Row, columns: Columns) -> Terms:
-    """For the whole law at each of the n + 1 offsets from `row.offset` on: a target for each of 257 symbols."""
+    """For the whole law at each of the n + 1 offsets from `row.offset` on: 257 targets each."""
     tree, first = row.tree, row.offset
     below, text, stop = tree.canonical.vocabulary.below, bytes(tree.text), len(tree.text)
     parts: list[tuple[np.ndarray, ...]] = []
@@ -86,7 +86,9 @@ def of_laws(row: Row, columns: Columns) -> Terms:
             if low == high:
                 break
             target = (end - first) * LAW + following.astype(np.int64)
-            parts.append((np.full(len(firsts), k), firsts, np.append(firsts[1:], high)[: len(firsts)], target))
+            parts.append(
+                (np.full(len(firsts), k), firsts, np.append(firsts[1:], high)[: len(firsts)], target)
+            )
     table = [np.concatenate(column).astype(np.int32) for column in zip(*parts, strict=True)]
     table = table or [np.zeros(0, np.int32)] * 4
     return Terms(nodes, *table, (stop - first + 1) * LAW)

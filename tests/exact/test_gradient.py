@@ -13,7 +13,7 @@ from test_scoring import both
 @pytest.mark.parametrize("normalise", ["local", "joint"])
 def test_values_and_gradients(small, normalise):
     with jax.enable_x64(True):
-        tree, plain = both(small("llama3"), normalise, "float64", bos=0)
+        tree, _ = both(small("llama3"), normalise, "float64", bos=0)
         texts = [tokenizer_zoo.TEXT[:60].encode(), b"it's 12", b"a\xffb"]
         prompts = [b"", b"the ca", b""]
         function = tree.differentiable(texts, prompts)

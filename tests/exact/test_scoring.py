@@ -36,7 +36,14 @@ def both(canonical, normalise="local", dtype="float32", bos=None, **settings):
 
 def sample(seed: int = 0) -> list[bytes]:
     draw = random.Random(seed)
-    texts = [b"", b"a", "é\n  's 11 111".encode(), b"a\xffb", "中文 😀".encode()[:-2], tokenizer_zoo.TEXT[:150].encode()]
+    texts = [
+        tokenizer_zoo.TEXT[:150].encode(),
+        b"",
+        b"a",
+        "é\n  's 11 111".encode(),
+        b"a\xffb",
+        "中文 😀".encode()[:-2],
+    ]
     for _ in range(6):
         at = draw.randrange(200)
         texts.append(tokenizer_zoo.TEXT.encode()[at : at + draw.randrange(60)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -34,8 +36,6 @@ class RecurrentLM:
     context = None
 
     def __init__(self, vocab_size: int, seed: int = 0, width: int = 8, spread: float = 1.5, dtype="float32"):
-        import jax.numpy as jnp
-
         draw = np.random.default_rng(seed)
         shapes = {"table": (vocab_size, width), "mix": (width, width), "head": (width, vocab_size)}
         self.vocab_size = vocab_size
@@ -46,13 +46,9 @@ class RecurrentLM:
 
     @staticmethod
     def _next(params, hidden_BD, token_B):
-        import jax.numpy as jnp
-
         return jnp.tanh(hidden_BD @ params["mix"] + params["table"][token_B])
 
     def open(self, params, tokens_BS, length_B, *, slots, nodes):
-        import jax.numpy as jnp
-
         assert tokens_BS.shape[1] <= slots
         B, S = tokens_BS.shape
         hidden_BD = jnp.zeros((B, params["mix"].shape[0]), params["mix"].dtype)
@@ -64,11 +60,6 @@ class RecurrentLM:
         return hidden_BD @ params["head"], (hidden_BD, nodes_BMD, parents_BM)
 
     def grow(self, params, cache, tokens_BN, parents_BN, at_BN):
-        import jax.numpy as jnp
-
-        import jax
-        import jax.numpy as jnp
-
         hidden_BD, nodes_BMD, parents_BM = cache
         row_B = jnp.arange(tokens_BN.shape[0])
 
@@ -87,8 +78,6 @@ class RecurrentLM:
         return found_NBD.swapaxes(0, 1) @ params["head"], (hidden_BD, nodes_BMD, parents_BM)
 
     def extend(self, params, cache, tokens_BN, count_B):
-        import jax.numpy as jnp
-
         hidden_BD, nodes_BMD, parents_BM = cache
         found = []
         for n in range(tokens_BN.shape[1]):
@@ -99,8 +88,6 @@ class RecurrentLM:
         return jnp.stack(found, 1) @ params["head"], (hidden_BD, nodes_BMD, parents_BM)
 
     def commit(self, cache, path_BM):
-        import jax.numpy as jnp
-
         hidden_BD, nodes_BMD, parents_BM = cache
         row_B, count_B = jnp.arange(path_BM.shape[0]), (path_BM >= 0).sum(axis=1)
         last_B = path_BM[row_B, jnp.maximum(count_B - 1, 0)]
