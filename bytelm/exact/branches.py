@@ -121,7 +121,7 @@ class Branches:
     def grow(self, rows: Sequence[Masses]) -> None:
         """Evaluates what waits in some of the rows."""
         chosen = {id(masses) for masses in rows}
-        moved = [b for b in self.branches if id(b.masses) in chosen]
+        moved = [b for b in self.branches if id(b.masses) in chosen and b.masses.waiting]
         if moved:
             self._check()
             self._grow(moved, [(b, b.advance()) for b in moved])
@@ -130,8 +130,8 @@ class Branches:
 
     def _check(self) -> None:
         for branch in self.branches:
-            deepest = max(branch.masses.waiting, default=branch.end)
-            check_length(branch.depth(deepest), self._passes.context)
+            for node in branch.masses.waiting:
+                check_length(branch.depth(node), self._passes.context)
 
     def _rows(self) -> int:
         return bucket(len(self.branches), 1)
@@ -142,7 +142,8 @@ class Branches:
         self._slots = bucket(longest + _SLOTS, _SLOTS)
         held = max(len(b.place) for b in self.branches) + extra
         self._places = max(self._places, bucket(2 * held, _PLACES))
-        trunk_BS, length_B = padded([branch.trunk for branch in self.branches], B)
+        # A row that is dead may have no trunk, and has no use for one.
+        trunk_BS, length_B = padded([[0] if b.masses.row.dead else b.trunk for b in self.branches], B)
         pairs = [NOWHERE] * B
         for b, branch in enumerate(self.branches):
             tree = branch.masses.row.tree

@@ -43,7 +43,7 @@ class Columns:
         self.mask = functools.lru_cache(maxsize=most)(self._mask)
 
     def _mask(self, last: int, state: int) -> np.ndarray:
-        """What may follow `last` in `state`, ends too: uint8 `[P / 8]`, lowest bit first. `mask` caches it."""
+        """What may follow `last` in `state`, ends too: uint8 `[P / 8]`, lowest bit first; `mask` caches."""
         allowed = np.zeros(self.size, bool)
         allowed[: self.rows] = self.canonical.mask(last, state) & self._usable
         allowed[slice(*self.ends)] = self.canonical.ends(state)

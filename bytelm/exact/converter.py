@@ -145,11 +145,12 @@ class ConvertedLM:
         if self.trees is None:
             laws = self._laws_by_contexts(rows)
             return [_along(law, text) for law, text in zip(laws, data, strict=True)]
-        asked = [terms.of_scores(row, self.columns, self.joint) for row in rows]
-        sums = self.trees.sums(rows, asked)
+        live = [row for row in rows if not row.dead]
+        asked = [terms.of_scores(row, self.columns, self.joint) for row in live]
+        sums = iter(self.trees.sums(live, asked))
         return [
-            np.full(len(text) + 1, -np.inf) if row.dead else terms.scores_of(one, row, self.joint)
-            for one, row, text in zip(sums, rows, data, strict=True)
+            np.full(len(text) + 1, -np.inf) if row.dead else terms.scores_of(next(sums), row, self.joint)
+            for row, text in zip(rows, data, strict=True)
         ]
 
     def laws(self, texts: Sequence[bytes | str], prompts: Sequence[Prompt] | None = None) -> list[np.ndarray]:
@@ -157,11 +158,12 @@ class ConvertedLM:
         data, rows = self._texts(texts, prompts)
         if self.trees is None:
             return self._laws_by_contexts(rows)
-        asked = [terms.of_laws(row, self.columns) for row in rows]
-        sums = self.trees.sums(rows, asked)
+        live = [row for row in rows if not row.dead]
+        asked = [terms.of_laws(row, self.columns) for row in live]
+        sums = iter(self.trees.sums(live, asked))
         return [
-            np.full((len(text) + 1, LAW), -np.inf) if row.dead else terms.laws_of(one)
-            for one, row, text in zip(sums, rows, data, strict=True)
+            np.full((len(text) + 1, LAW), -np.inf) if row.dead else terms.laws_of(next(sums))
+            for row, text in zip(rows, data, strict=True)
         ]
 
     def differentiable(

@@ -44,7 +44,7 @@ def sample(seed: int = 0) -> list[bytes]:
         b"a\xffb",
         "中文 😀".encode()[:-2],
     ]
-    for _ in range(6):
+    for _ in range(2):
         at = draw.randrange(200)
         texts.append(tokenizer_zoo.TEXT.encode()[at : at + draw.randrange(60)])
     return texts
@@ -58,13 +58,11 @@ def agree(found, expected, tolerance):
         np.testing.assert_allclose(one, other, atol=tolerance)
 
 
-@pytest.mark.parametrize("normalise", ["local", "joint"])
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_and_laws_are_those_of_contexts(small, name, normalise):
-    tree, plain = both(small(name), normalise)
+def test_scores_are_those_of_contexts(small, name):
+    tree, plain = both(small(name))
     texts = sample()
     agree(tree.score(texts), plain.score(texts), 1e-4)
-    agree(tree.laws(texts[:4]), plain.laws(texts[:4]), 1e-4)
 
 
 @pytest.mark.parametrize("normalise", ["local", "joint"])
@@ -73,7 +71,7 @@ def test_in_float64_they_agree_to_nine_digits(small, normalise):
         tree, plain = both(small("llama3"), normalise, "float64", bos=0)
         texts = sample(1)
         agree(tree.score(texts), plain.score(texts), 1e-9)
-        agree(tree.laws(texts[:4]), plain.laws(texts[:4]), 1e-9)
+        agree(tree.laws(texts), plain.laws(texts), 1e-9)
 
 
 def test_prompts(small):
