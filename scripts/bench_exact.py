@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import bytelm
 from bytelm import layers
 from bytelm.exact import Canonical, convert
 from bytelm.exact.canonical import NOTHING
@@ -29,13 +30,12 @@ from bytelm.exact.tree import Tree
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
 
-BOS = 0
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="folder or tokenizer.json of the model")
+    parser.add_argument("--tokenizer", help="folder or tokenizer.json of the model, where it is random")
     parser.add_argument("--english", required=True, help="a text file")
+    parser.add_argument("--model", help="a Hugging Face folder, in place of a random Llama")
     parser.add_argument("--large", help="folder or tokenizer.json of a tokenizer with about 128k tokens")
     parser.add_argument("--parts", nargs="+", default=["tokenizer", "score", "batch", "generate", "long"])
     parser.add_argument("--width", type=int, default=256)
@@ -45,10 +45,13 @@ def main() -> None:
     if "tokenizer" in options.parts:
         for path in filter(None, (options.tokenizer, options.large)):
             _tokenizer(path, texts)
-    canonical = Canonical(options.tokenizer)
-    token_lm = _llama(canonical.vocabulary.size, options.width, options.layers)
-    lm = convert(token_lm, canonical, bos=BOS, eos=BOS)
-    count = sum(x.size for x in jax.tree.leaves(token_lm.params))
+    if options.model:
+        lm = bytelm.load(options.model)
+    else:
+        canonical = Canonical(options.tokenizer)
+        token_lm = _llama(canonical.vocabulary.size, options.width, options.layers)
+        lm = convert(token_lm, canonical, bos=0, eos=0)
+    count = sum(x.size for x in jax.tree.leaves(lm.token_lm.params))
     print(f"model: {count / 1e6:.1f}M parameters, jax {jax.__version__}, {jax.devices()[0]}")
     for part in options.parts:
         if part != "tokenizer":
@@ -154,7 +157,7 @@ def _score(lm, texts: dict[str, bytes]) -> None:
             cold = known = tokens_s = 0.0
             tokens = nodes = count = 0
             for one in fresh:
-                rows = [[BOS, *encode(one.decode())]]
+                rows = [[lm.bos, *encode(one.decode())]]
                 plain(rows)
                 tokens_s += _best(lambda rows=rows: plain(rows))
                 cold += _best(lambda one=one: lm.score([one]), 1)
@@ -221,7 +224,7 @@ def _generate(lm, texts: dict[str, bytes]) -> None:
             def by_tokens(rows=rows, length=length, batch=batch):
                 _, cache = token_lm.open(
                     token_lm.params,
-                    np.zeros((batch, 16), np.int32),
+                    np.full((batch, 16), lm.bos, np.int32),
                     np.ones(batch, np.int32),
                     slots=128,
                     nodes=1,
@@ -236,7 +239,9 @@ def _generate(lm, texts: dict[str, bytes]) -> None:
                 """The steps of boundary mode, fed the text's tokens."""
                 passes, draw = lm.trees, [0.5] * batch
                 last, state = [NOTHING] * batch, [canonical.start] * batch
-                _, cache = passes.begun([[BOS]] * batch, list(zip(last, state, strict=True)), draw, 1.0, 128)
+                _, cache = passes.begun(
+                    [[lm.bos]] * batch, list(zip(last, state, strict=True)), draw, 1.0, 128
+                )
                 for n in range(length):
                     tokens = [row[n] for row in rows]
                     state = [canonical.step(*z) for z in zip(last, state, tokens, strict=True)]

@@ -164,7 +164,8 @@ def _key(source: Source, base: list[int]) -> str | None:
     """A name for a large vocabulary and its merges; the small ones are not worth a file."""
     if len(source.pieces) < _LARGE:
         return None
-    digest = hashlib.sha256("\0".join("" if p is None else f"{p}\1" for p in source.pieces).encode("utf-8", "surrogatepass"))
+    spelled = "\0".join("" if p is None else f"{p}\1" for p in source.pieces)
+    digest = hashlib.sha256(spelled.encode("utf-8", "surrogatepass"))
     digest.update(np.array(base, np.int64).tobytes())
     # Merges that are not listed follow from the pieces.
     digest.update(
