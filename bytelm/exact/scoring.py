@@ -158,8 +158,8 @@ class Passes:
         values = [np.empty(len(terms.by)) for terms in plan.terms]
         for w in weights:
             w[0] = 0.0
-        for step, (kid_C, sum_S) in self._evaluated(params, plan):
-            kid_C, sum_S = np.asarray(kid_C, np.float64), np.asarray(sum_S, np.float64)
+        for step, found in self._evaluated(params, plan):
+            kid_C, sum_S = (np.asarray(x, np.float64) for x in found)
             for b, nodes, kids, spans in step.rows:
                 parents = plan.parents[b]
                 w = weights[b]
