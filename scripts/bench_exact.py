@@ -25,12 +25,11 @@ import numpy as np
 
 import bytelm
 from bytelm import layers
-from bytelm.exact import Canonical, convert
+from bytelm.exact import Canonical, convert, device
 from bytelm.exact.canonical import NOTHING
 from bytelm.exact.tree import Tree
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
-
 
 # On one core the CPU time of the process is taken: other work on the machine does not count.
 _clock = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.perf_counter
@@ -212,9 +211,13 @@ def _long(lm, texts: dict[str, bytes]) -> None:
 def _generate(lm, texts: dict[str, bytes]) -> None:
     token_lm, canonical = lm.token_lm, lm.canonical
 
-    def step(params, cache, token_B1, key):
+    def step(params, cache, token_B1, uniform_B):
         logits_B1V, cache = token_lm.extend(params, cache, token_B1, jnp.ones(len(token_B1), jnp.int32))
-        return jax.random.categorical(key, logits_B1V[:, 0]), cache
+        # The draw of boundary mode, with nothing masked.
+        room = -logits_B1V.shape[2] % 256
+        logits_BP = jnp.pad(logits_B1V[:, 0], ((0, 0), (0, room)), constant_values=-1e9)
+        packed_BO = jnp.full((len(logits_BP), logits_BP.shape[1] // 8), 255, jnp.uint8)
+        return device.drawn(logits_BP, packed_BO, uniform_B, jnp.float32(1.0)), cache
 
     step = jax.jit(step, donate_argnums=1)
     print("generating: bytes a second, ratios to token generation at batch 1")
@@ -234,10 +237,10 @@ def _generate(lm, texts: dict[str, bytes]) -> None:
                     slots=128,
                     nodes=1,
                 )
-                keys = jax.random.split(jax.random.key(0), length)
+                uniform = np.full(batch, 0.5, np.float32)
                 for n in range(length):
                     token_B1 = np.array([[row[n]] for row in rows], np.int32)
-                    found, cache = step(token_lm.params, cache, token_B1, keys[n])
+                    found, cache = step(token_lm.params, cache, token_B1, uniform)
                     np.asarray(found)
 
             def by_columns(rows=rows, length=length, batch=batch):
