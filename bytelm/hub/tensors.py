@@ -61,7 +61,7 @@ def leaves(family: Family, config: TokenLMConfig) -> dict[str, Leaf]:
         if matrices[path] is not None:
             inputs = len(matrices[path][0])
             merged = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
-        elif path in ("table", "positions"):
+        elif path in ("table", "positions", "head"):
             merged = shape
         found[path] = Leaf(shape, merged, specs[path], family.source(path, config))
     return found
