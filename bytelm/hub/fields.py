@@ -27,6 +27,7 @@ output_hidden_states return_dict chunk_size_feed_forward attn_implementation
 _attn_implementation_autoset inference_runner max_batch_size max_sequence_length pad_key_length
 runner_max_sequence_length validate_runner_input gradient_checkpointing is_decoder
 tensor_parallel_size
+tokenizer_class _num_labels n_special predict_special_tokens finetuning_task
 """
 _IRRELEVANT = frozenset(_WORDS.split())
 
