@@ -9,7 +9,6 @@ import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
-from bytelm.models.token_lm import TokenLMConfig
 
 ModelConfig = ByteTransformerConfig
 
@@ -26,7 +25,7 @@ def flops(config: ModelConfig, length: int) -> float:
     return CONSTRUCTORS[type(config)].flops(config, length)
 
 
-def check_mesh(config: ModelConfig | TokenLMConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:
+def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:
     """Raises ValueError where the model, or `rows` of batches, by name, cannot be cut evenly over `mesh`."""
     sharding.check_fits(
         mesh,
