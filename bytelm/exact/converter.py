@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.bounds import AllLM, Bounds, all_lm
+from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.exact.masses import Masses
 from bytelm.exact.tree import Tree
 from bytelm.lm import END, LAW, Prompt, Special, Text, TokenLM, as_bytes, segments
@@ -50,9 +51,11 @@ def convert(
     tokenizer: Any,
     bos: int | None = None,
     eos: int | Iterable[int] | None = None,
-    support: Literal["canonical"] = "canonical",
-    normalise: Literal["local", "joint"] = "local",
-) -> ConvertedLM:
+    support: Literal["canonical", "all"] = "canonical",
+    normalise: Literal["local", "joint"] | None = None,
+    K: int | None = 64,
+    eps: float = 1e-6,
+) -> ConvertedLM | AllLM:
     """The byte model that a tokenized model is.
 
     tokenizer: a `tokenizers.Tokenizer`, the path of a `tokenizer.json`, a `tiktoken.Encoding`, or a
@@ -61,19 +64,24 @@ def convert(
     `support="canonical"`: only prefixes of encodings count. With `normalise="local"` the token law is
     renormalised at each step over the tokens that keep the sequence one, and the byte law is proper; with
     "joint" it is taken as it is and P(x) leaks the mass of other sequences: next-byte laws are divided
-    by their sum, and `leak` reports what was missing. Raises `Unsupported` for a tokenizer that cannot be
+    by their sum, and `leak` reports what was missing. `support="all"`: every cover counts, the token law is
+    as it is, and a frontier of at most `K` new segmentations a byte is kept, of a share of at least `eps`
+    (None and 0: all of them, exactly); see `AllLM`. Raises `Unsupported` for a tokenizer that cannot be
     converted, ValueError for tokens that the model does not have.
     """
-    if support != "canonical":
-        raise ValueError(f"support must be 'canonical', not {support!r}")
-    if normalise not in ("local", "joint"):
+    if support not in ("canonical", "all"):
+        raise ValueError(f"support must be 'canonical' or 'all', not {support!r}")
+    if normalise not in (None, "local", "joint"):
         raise ValueError(f"normalise must be 'local' or 'joint', not {normalise!r}")
-    canonical = tokenizer if isinstance(tokenizer, Canonical) else Canonical(tokenizer)
+    if support == "all" and normalise is not None:
+        raise ValueError(f"normalise={normalise!r}: with support 'all' the token law is as it is")
     ends = [] if eos is None else sorted({eos} if isinstance(eos, int) else set(eos))
     for token in [*ends, *([] if bos is None else [bos])]:
         if not 0 <= token < token_lm.vocab_size:
             raise ValueError(f"bos or eos {token}: the model's tokens are 0..{token_lm.vocab_size - 1}")
-    return ConvertedLM(token_lm, canonical, bos, ends, normalise == "joint")
+    if support == "all":
+        return all_lm(token_lm, tokenizer, bos, ends, K, eps)
+    return ConvertedLM(token_lm, canonical_of(tokenizer), bos, ends, normalise == "joint")
 
 
 class ConvertedLM:
@@ -163,6 +171,20 @@ class ConvertedLM:
         """
         _check(state)
         return np.array([self._leak(row) for row in state.rows])
+
+    def bounds(
+        self,
+        texts: Sequence[bytes | str],
+        prompts: Sequence[Prompt] | None = None,
+        K: int | None = 64,
+        eps: float = 1e-6,
+        samples: int = 0,
+        seed: int = 0,
+    ) -> list[Bounds]:
+        """What all tokenisations of the texts have, certified and estimated; see `AllLM`."""
+        vocabulary, dummy = self.canonical.vocabulary, self.canonical.source.dummy
+        every = AllLM(self.token_lm, vocabulary, dummy, self.bos, self.ends, K, eps)
+        return every.bounds(texts, prompts, samples, seed)
 
     # ---- rows ----------------------------------------------------------------------------------
 
