@@ -66,7 +66,7 @@ def main() -> None:
     start, steps = int(state.step), config.training.steps
 
     # ---- compile ---------------------------------------------------------------------------------------
-    dropout = jax.random.key(config.training.seed + 1) if config.model.dropout else None
+    chance = jax.random.key(config.training.seed + 1)  # dropout's, and whatever else a step leaves to it
     train_step = jax.jit(
         make_train_step(model, optimizer, config.training.accumulate, config.training.ema),
         donate_argnums=0, out_shardings=(placed, None),
@@ -83,7 +83,9 @@ def main() -> None:
             lanes=launch.lanes_of_host(by_row, config.evaluation.rows),
         )  # fmt: skip
         with jax.set_mesh(mesh):
-            found = evaluate(lambda batch: host_part(eval_step(params, put(batch))), batches, len(held_out))
+            found = evaluate(
+                lambda batch: jax.tree.map(host_part, eval_step(params, put(batch))), batches, len(held_out)
+            )
         return {f"eval/{name}": value for name, value in found.items()}
 
     def save(step):
@@ -109,7 +111,7 @@ def main() -> None:
             wait = time.perf_counter() - began
             rate = learning_rate(config.optimizer, step - 1, steps)
             with jax.set_mesh(mesh):
-                state, figures = train_step(state, put(batch), rate, dropout)
+                state, figures = train_step(state, put(batch), rate, chance)
             log.step(step, figures, rate, wait)
             last, stopping = step == steps, stop.asked
             if last or step % config.evaluation.every == 0:

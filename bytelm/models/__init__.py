@@ -27,13 +27,11 @@ def flops(config: ModelConfig, length: int) -> float:
 
 def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:
     """Raises ValueError where the model, or `rows` of batches, by name, cannot be cut evenly over `mesh`."""
+    cuts = CONSTRUCTORS[type(config)].cuts(config)
     sharding.check_fits(
         mesh,
         {
             **{name: ("batch", count) for name, count in rows.items()},
-            "model.heads": ("heads", config.heads),
-            "model.key_heads": ("heads", config.K),
-            "model.width": ("embed", config.width),
-            "model.mlp_width": ("mlp", config.F),
+            **{f"model.{name}": cut for name, cut in cuts.items()},
         },
     )

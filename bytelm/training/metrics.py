@@ -99,6 +99,7 @@ class Log:
             "mfu": rate * self._flops / self._peak if self._peak else None,
             "data_wait_seconds": self._wait,
             "seconds": time.perf_counter() - self._began,
+            "lost_share": values["lost"] / max(values["bytes"] + values["lost"], 1.0),
             **{name: x for name, x in values.items() if name.endswith("_norm")},
             **{name: x for name, x in figures.items() if not name.startswith("eval/")},
         }
