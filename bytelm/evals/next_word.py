@@ -31,6 +31,7 @@ BINS = (("0", 0, 0), ("1-10", 1, 10), ("11-45", 11, 45), ("> 45", 46, None))
 _AT_ONCE = 2**15  # bytes whose laws are held at a time: 67 MB
 _CHUNK = 2**20  # bytes that are split into words at a time
 _DRAWS = 2000  # of the bootstrap
+_DOCUMENTS = 20  # as few as can stand for all that might have been drawn
 
 _WORDLIKE = np.zeros(257, bool)  # letters and digits; END is none
 _WORDLIKE[[*string.ascii_letters.encode(), *string.digits.encode(), *range(0x80, 0x100)]] = True
@@ -212,11 +213,11 @@ def _share(
 ) -> tuple[int, float | None, float | None, float | None, str]:
     """Words, mean, the 2.5 and 97.5 % points of the mean, and the unit of its bootstrap.
 
-    Documents are drawn again, whole, because words of one are alike; of a single document, its words.
+    Documents are drawn again, whole, because words of one are alike; where there are too few, words.
     """
     random = np.random.default_rng(seed)
     documents, which_N = np.unique(document_N, return_inverse=True)
-    unit = "documents" if len(documents) > 1 else "words"
+    unit = "documents" if len(documents) >= _DOCUMENTS else "words"
     value, n = value_N[chosen_N], int(chosen_N.sum())
     if not n:
         return 0, None, None, None, unit

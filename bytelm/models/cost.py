@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,8 @@ from jax.extend import core
 from bytelm import layers, models
 from bytelm.layers import Params
 
-TABLES = ("table", "head")  # the parameters, by name, that have a row for each symbol
+TABLES = ("table", "ngrams", "head")  # the parameters, by name, with a row for each symbol or hash of some
+EMBEDDING = ("table", "ngrams", "lexical", "places", "pool")  # those that make vectors of bytes and of words
 
 
 class Parameters(NamedTuple):
@@ -36,20 +37,15 @@ def size_of(params: Params) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
-def embedding_share(config: Any, parts: Sequence[str], *, vocabulary: int, width: int) -> float:
-    """What a model spends to make vectors of text, over what a table of `vocabulary` tokens would spend.
-
-    Args:
-      config: a model's.
-      parts: the top-level parameters, by name, that do it: the table of bytes and what pools them.
-      vocabulary, width: of the tokenized model that it is held against.
-
-    Raises KeyError for a name that the model does not have.
-    """
+def embedding_parameters(config: Any) -> int:
+    """What a model spends to make vectors of text: tables coming in, and what pools bytes to words."""
     params = _params(config)[1]
-    if missing := [name for name in parts if name not in params]:
-        raise KeyError(f"{type(config).__name__} has no {missing[0]!r}; it has {', '.join(sorted(params))}")
-    return size_of({name: params[name] for name in parts}) / (vocabulary * width)
+    return size_of({name: params[name] for name in EMBEDDING if name in params})
+
+
+def embedding_share(config: Any, *, vocabulary: int, width: int) -> float:
+    """`embedding_parameters` over those of a tokenized model's table, `vocabulary` x `width`."""
+    return embedding_parameters(config) / (vocabulary * width)
 
 
 class Flops(NamedTuple):

@@ -13,7 +13,9 @@ import next_word as words
 
 from bytelm import models
 from bytelm.config import Config
+from bytelm.data import eval_rows
 from bytelm.evals.next_word import Share, mean_of
+from bytelm.evals.word_use import word_use
 from bytelm.models import cost
 
 HELD_OUT = "eval/bits_per_byte"
@@ -93,10 +95,24 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
         "standard_error_documents": last["eval/standard_error"],
         **{"eval_bytes": last["eval/bytes"], "eval_documents": last["eval/documents"]},
         "lost_share": last.get("eval/lost_share", 0.0),
+        "word_use": _word_use(config),
+        "embedding_parameters": cost.embedding_parameters(config.model),
+        "vocabulary_parameters": getattr(config.model, "vocab_size", 0) * config.model.width,
         "curve": curve,
         "versions": json.loads((run.folder / "versions.json").read_text()),
         "words": asked and words.read(run.folder / words.FILE, asked),
     }
+
+
+def _word_use(config: Config) -> dict[str, Any] | None:
+    """Of a model that pools words by a rule: how it uses the held-out rows. None for others."""
+    rule = getattr(config.model, "boundaries", None)
+    if rule is None:
+        return None
+    where = config.evaluation
+    source = config.data.source.open(where.split)
+    batches = eval_rows(source, rows=where.rows, length=config.data.row, max_bytes=where.final_max_bytes)
+    return word_use(rule, batches, config.model.words)._asdict()
 
 
 # ---- over seeds ----------------------------------------------------------------------------------------
@@ -113,6 +129,7 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
     one, bits = group[0], [run["bits_per_byte"] for run in group]
     same = ("config", "budget", "parameters", "parameters_without_tables", "row", "steps", "flops")
+    same += ("embedding_parameters", "vocabulary_parameters", "word_use")
     mean = ("flops_a_byte", "bytes", "seconds", "bytes_per_second", "eval_bytes")
     errors = [run["standard_error_documents"] for run in group if run["standard_error_documents"] is not None]
     asked = [run["words"] for run in group if run["words"] is not None]

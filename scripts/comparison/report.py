@@ -113,9 +113,29 @@ def notes(summed: list[dict[str, Any]], args: Any) -> list[str]:
             said.append(
                 f"{who}: {s['lost_share']:.3%} of the held-out bytes had no room and are in no figure"
             )
+    said += _of_models({s["config"]: s for s in summed})
     if len({s["eval_bytes"] for s in summed}) > 1:
         sizes = sorted({f"{s['eval_bytes']:,.0f}" for s in summed})
         said.append(f"bits per byte are not of the same bytes: {' and '.join(sizes)} of them")
+    return said
+
+
+def _of_models(by_config: dict[str, dict[str, Any]]) -> list[str]:
+    """Bytes a word, and what vectors of bytes or words cost against a table of tokens."""
+    said = []
+    for name, s in by_config.items():
+        if use := s["word_use"]:
+            said.append(
+                f"`{name}`: {use['bytes_a_word']:.2f} bytes a word of held-out text (median {use['p50']}, 99 % "
+                f"{use['p99']}, most {use['longest']}); {use['fullest']:,} words in the fullest row"
+            )
+        for other, tokens in by_config.items():
+            if tokens["vocabulary_parameters"] and not s["vocabulary_parameters"]:
+                share = s["embedding_parameters"] / tokens["vocabulary_parameters"]
+                said.append(
+                    f"`{name}`: {s['embedding_parameters']:,} parameters make its vectors of text, {share:.1%} of "
+                    f"the {tokens['vocabulary_parameters']:,} in the table of `{other}`"
+                )
     return said
 
 

@@ -60,7 +60,9 @@ class Run:
 
 
 def slug(spec: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", spec.replace("--", "")).strip("_.")
+    """A name for folders: of a config given by its path, the file's name."""
+    name, *flags = spec.split(" ", 1)
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", " ".join([Path(name).stem, *flags]).replace("--", "")).strip("_")
 
 
 # ---- running -------------------------------------------------------------------------------------------

@@ -216,6 +216,8 @@ def test_interval_over_documents_is_wider_where_documents_differ():
         alone += share.low <= 2 / 7 <= share.high
     assert held > 85
     assert alone < 75
+    few = words_of(np.ones(60), np.arange(60) % 19).figures()[0]
+    assert few.unit == "words"  # nineteen documents are too few to draw from
 
 
 def test_gain_is_paired_and_seeded():
