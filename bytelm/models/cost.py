@@ -75,7 +75,12 @@ def compiler_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """
     program = _unrolled(jax.make_jaxpr(function)(*arguments))
     lowered = jax.jit(core.jaxpr_as_fun(program)).lower(*jax.tree.leaves(arguments))
-    return float(lowered.cost_analysis()["flops"])
+    counted = lowered.cost_analysis()
+    if counted is None:
+        raise NotImplementedError(
+            f"the compiler for {jax.default_backend()} does not count operations; use the CPU's"
+        )
+    return float(counted["flops"])
 
 
 def _unrolled(x: Any) -> Any:

@@ -126,15 +126,15 @@ def _of_models(by_config: dict[str, dict[str, Any]]) -> list[str]:
     for name, s in by_config.items():
         if use := s["word_use"]:
             said.append(
-                f"`{name}`: {use['bytes_a_word']:.2f} bytes a word of held-out text (median {use['p50']}, 99 % "
-                f"{use['p99']}, most {use['longest']}); {use['fullest']:,} words in the fullest row"
+                f"`{name}`: {use['bytes_a_word']:.2f} bytes a word of held-out text (median {use['p50']}, "
+                f"99 % {use['p99']}, most {use['longest']}); {use['fullest']:,} words in the fullest row"
             )
         for other, tokens in by_config.items():
             if tokens["vocabulary_parameters"] and not s["vocabulary_parameters"]:
                 share = s["embedding_parameters"] / tokens["vocabulary_parameters"]
                 said.append(
-                    f"`{name}`: {s['embedding_parameters']:,} parameters make its vectors of text, {share:.1%} of "
-                    f"the {tokens['vocabulary_parameters']:,} in the table of `{other}`"
+                    f"`{name}`: {s['embedding_parameters']:,} parameters make its vectors of text, "
+                    f"{share:.1%} of the {tokens['vocabulary_parameters']:,} in the table of `{other}`"
                 )
     return said
 

@@ -8,6 +8,7 @@ import queue
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,15 +85,21 @@ class Workers:
             self._shares = [tuple(cores[i * size : (i + 1) * size]) for i in range(jobs)]
 
     def each(self, work: Callable[[Any, tuple[int, ...] | None], None], items: Iterable[Any]) -> None:
-        """`work(item, cores)` of every item; the first error ends it, once what is running is done."""
+        """`work(item, cores)` of every item; after an error no other is begun, and the error is raised."""
         free: queue.SimpleQueue = queue.SimpleQueue()
         for share in self._shares:
             free.put(share)
+        over = threading.Event()
 
         def one(item: Any) -> None:
+            if over.is_set():
+                return
             share = free.get()
             try:
                 work(item, share)
+            except BaseException:
+                over.set()
+                raise
             finally:
                 free.put(share)
 
@@ -100,9 +107,8 @@ class Workers:
             try:
                 for done in [pool.submit(one, item) for item in items]:
                     done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            finally:
+                over.set()  # an interrupt reaches this thread alone
 
 
 def execute(run: Run, pin: tuple[int, ...] | None, settings: dict[str, Any] | None) -> None:
