@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -177,6 +178,7 @@ def _cpu() -> str:
 def draw(found: list[dict[str, Any]], summed: list[dict[str, Any]], args: Any, *paths: Path) -> None:
     """Bits per byte against FLOPs and against seconds: each run's way there thin, what it came to thick."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -203,6 +205,11 @@ def draw(found: list[dict[str, Any]], summed: list[dict[str, Any]], args: Any, *
                 markeredgecolor="white", label=spec, **style,
             )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        every = (math.inf, math.inf)  # decades: label each tick, however many there are
+        powers = LogFormatterSciNotation(minor_thresholds=every)
+        axes.xaxis.set_major_formatter(powers if x == "flops" else "{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     panels[0].set(xlabel="training FLOPs", ylabel="bits per byte, held out", title="by operations")
     panels[1].set(xlabel="training time, s", title="by time")
