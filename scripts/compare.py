@@ -1,7 +1,8 @@
 """Trains several configs on the same documents, with the same budgets and seeds, and says what came of it.
 
     python scripts/compare.py default flat "flat --model.window 256" --seconds 120 240 --seeds 0 1 2
-    python scripts/compare.py default flat --flops 1e13 --train a.jsonl.gz --valid b.jsonl.gz --jobs 2
+    python scripts/compare.py default flat --flops 1e13 --jobs 2 \\
+        --source "files --data.source.train a.jsonl.gz --data.source.valid b.jsonl.gz"
 
 Each argument is the name of a config with any flags of train.py. A budget is given as --flops (of training),
 --bytes (read) or --seconds (of training alone, without compilation, evaluation and checkpoints); for the last
@@ -38,7 +39,6 @@ from comparison.runs import Run, Workers, execute, fail, say, slug, started  # n
 
 from bytelm import config as configs  # noqa: E402
 from bytelm.config import Config, Samples  # noqa: E402
-from bytelm.data import Files  # noqa: E402
 from bytelm.training import launch  # noqa: E402
 from bytelm.training.metrics import write_whole  # noqa: E402
 
@@ -76,8 +76,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         budget.add_argument(f"--{unit}", nargs="+", type=float, metavar="X")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--out", type=Path, default=Path("runs/compare"))
-    add("--train", nargs="+", default=[], help="files to train on, in place of each config's own source")
-    add("--valid", nargs="+", default=[], help="held-out files, with --train")
+    add(
+        "--source", help="a config, with flags, as one argument: all read its documents in place of their own"
+    )
     add("--flags", default="", help="flags of train.py for all configs, as one argument")
     add("--split", default="valid", choices=("valid", "test"))
     add("--eval-bytes", type=int, default=2**18, help="held-out bytes of every evaluation (default 262144)")
@@ -89,8 +90,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args.unit = next(unit for unit in ("flops", "bytes", "seconds") if getattr(args, unit) is not None)
     args.budgets = sorted(getattr(args, args.unit))
     args.command = shlex.join(["python", "scripts/compare.py", *arguments])
-    if bool(args.train) != bool(args.valid):
-        parser.error("--train and --valid go together")
     for name in ("configs", "seeds"):
         if len(set(getattr(args, name))) < len(getattr(args, name)):
             parser.error(f"{name}: one is named twice")
@@ -106,8 +105,8 @@ def resolve(spec: str, args: argparse.Namespace) -> Config:
     """The config that `spec` names, with its flags, those of all, and the documents of the comparison."""
     arguments = [*shlex.split(spec), *shlex.split(args.flags)]
     config = launch.parse(arguments, ROOT / "configs")[1]
-    if args.train:
-        source = Files(train=tuple(args.train), **{args.split: tuple(args.valid)})
+    if args.source is not None:
+        source = launch.parse(shlex.split(args.source), ROOT / "configs")[1].data.source
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
     return config
 
@@ -118,8 +117,7 @@ def check_comparable(named: dict[str, Config]) -> None:
     for spec, config in others:
         if config.data.source != baseline.data.source:
             raise ValueError(
-                f"{spec!r} reads {config.data.source}, {first!r} {baseline.data.source}; "
-                "give --train and --valid"
+                f"{spec!r} reads {config.data.source}, {first!r} {baseline.data.source}; give --source"
             )
     if len({slug(spec) for spec in named}) < len(named):
         raise ValueError(f"configs {list(named)} would share folders; name them differently")

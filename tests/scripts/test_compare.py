@@ -222,9 +222,9 @@ def test_a_run_that_fails_ends_it_with_what_it_said(world, monkeypatch):
         (["small.py", "small.py", "--bytes", 9999], 2),
         (["small.py", "--bytes", 9999, "--flops", 1], 2),
         (["small.py", "--bytes", -1], 2),
-        (["small.py", "--bytes", 9999, "--train", "x"], 2),
+        (["small.py", "--bytes", 9999, "--source", "nonesuch"], 2),
         (["small.py", "--bytes", 9999, "--jobs", 1000], "there are"),
-        (["small.py", "default", "--bytes", 9999], "give --train and --valid"),
+        (["small.py", "default", "--bytes", 9999], "give --source"),
     ],
 )
 def test_bad_usage(world, monkeypatch, arguments, message):
