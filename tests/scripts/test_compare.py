@@ -235,21 +235,9 @@ def test_bad_usage(world, monkeypatch, arguments, message):
 
 
 def test_all_read_the_same_and_are_evaluated_alike(world):
-    parsed = world.compare.parse(
-        [
-            "a",
-            "--bytes",
-            "1",
-            "--train",
-            "t.txt",
-            "--valid",
-            "v.txt",
-            "--split",
-            "test",
-            "--eval-bytes",
-            "777",
-        ]
-    )
+    source = "files --data.source.train t.txt --data.source.test v.txt"
+    arguments = ["a", "--bytes", "1", "--source", source, "--split", "test", "--eval-bytes", "777"]
+    parsed = world.compare.parse(arguments)
     one, two = (world.compare.resolve(name, parsed) for name in ("default", "default --model.layers 1"))
     assert one.data.source == two.data.source
     assert (one.data.source.train, one.data.source.test) == (("t.txt",), ("v.txt",))
