@@ -57,7 +57,7 @@ def main() -> None:
         steps = Steps(args, workers)
         steps.calibrate(named)
         runs = [
-            Run(spec, budget, seed, args.out, planned(config, steps.of(config, budget, spec), seed, args))
+            Run(spec, budget, seed, args.out, planned(config, steps.of(spec, budget), seed, args))
             for budget in args.budgets for seed in args.seeds for spec, config in named.items()
         ]  # fmt: skip
         workers.each(lambda run, pin: execute(run, pin, word_settings(args)), runs)
@@ -148,9 +148,11 @@ class Steps:
 
     def calibrate(self, named: dict[str, Config]) -> None:
         """Measures a step of each config, where the budget needs it and no earlier call has."""
-        if self._args.unit == "flops":
-            return
-        wanted = {spec: {"config": configs.to_dict(c), "jobs": self._args.jobs} for spec, c in named.items()}
+        wanted = {
+            spec: {"config": configs.to_dict(config), "jobs": self._args.jobs}
+            for spec, config in named.items()
+            if self._args.unit != "flops" or getattr(config.data, "tokenizer", None)
+        }
         # Through JSON, as the file was: tuples are lists there.
         wanted = json.loads(json.dumps(wanted))
         left = [s for s, x in wanted.items() if {k: self._known.get(s, {}).get(k) for k in x} != x]
@@ -159,16 +161,21 @@ class Steps:
             self._known[spec] = {**wanted[spec], **self._measure(spec, named[spec], pin)}
 
         self._workers.each(measure, left)
-        write_whole(self._path, json.dumps(self._known, indent=1) + "\n")
+        if left:
+            write_whole(self._path, json.dumps(self._known, indent=1) + "\n")
+        computed = {spec: {"flops": flops_of_a_step(config)} for spec, config in named.items()}
+        self._of = {spec: self._known[spec] if spec in wanted else computed[spec] for spec in named}
 
     def _measure(self, spec: str, config: Config, pin: tuple[int, ...] | None) -> dict[str, float]:
         """Seconds and bytes of a step, from a run that is stopped after a while."""
-        seconds = CALIBRATION if self._args.unit == "bytes" else min(CALIBRATION, self._args.budgets[0] / 5)
+        seconds = min(CALIBRATION, self._args.budgets[0] / 5) if self._args.unit == "seconds" else CALIBRATION
         config = planned(config, 10**6, self._args.seeds[0], self._args)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, log_every=1))
-        run = Run(spec, 0, self._args.seeds[0], self._args.out / "calibration", config)
+        run = Run(spec, 0, 0, self._args.out / "calibration", config)
         say(f"measuring a step of {spec!r}")
         shutil.rmtree(run.folder, ignore_errors=True)  # an earlier one would be gone on from
+        run.plan.unlink(missing_ok=True)
+        run.write_plan()
         with started(run, pin) as process:
             while process.poll() is None:
                 lines = lines_of(run.folder)
@@ -180,11 +187,15 @@ class Steps:
             fail(run, process.returncode)
         lines = lines_of(run.folder)[1:]  # the first one has the compilation
         time_of = sum(line["bytes"] / line["bytes_per_second"] for line in lines)
-        return {"seconds": time_of / len(lines), "bytes": sum(line["bytes"] for line in lines) / len(lines)}
+        return {
+            "seconds": time_of / len(lines),
+            "bytes": sum(line["bytes"] for line in lines) / len(lines),
+            "flops": flops_of_a_step(configs.read(run.folder / "config.json")),  # now that all is resolved
+        }
 
-    def of(self, config: Config, budget: float, spec: str) -> int:
+    def of(self, spec: str, budget: float) -> int:
         """The most steps within the budget. Raises ValueError where not one is."""
-        one = flops_of_a_step(config) if self._args.unit == "flops" else self._known[spec][self._args.unit]
+        one = self._of[spec][self._args.unit]
         if budget < one:
             raise ValueError(
                 f"{spec!r}: a step takes {one:g} {self._args.unit}, more than the budget {budget:g}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import next_word as words
 
+from bytelm import config as configs
 from bytelm import models
 from bytelm.config import Config
 from bytelm.data import eval_rows
@@ -72,7 +73,8 @@ def _firsts(lines: list[dict[str, Any]]) -> list[bool]:
 
 def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
     """All figures of a finished `Run`; `words` is a `NextWord`, or None if not asked for."""
-    lines, config = lines_of(run.folder), run.config
+    # The config as the run resolved it: a tokenized one learns the size of its vocabulary.
+    lines, config = lines_of(run.folder), configs.read(run.folder / "config.json")
     last, total, seconds = lines[-1], bytes_of(lines), seconds_of(lines)
     a_step, sizes = flops_of_a_step(config), cost.parameters(config.model)
     curve = [
@@ -94,6 +96,7 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
         **{"bytes_per_second": total[-1] / seconds[-1], "bits_per_byte": last[HELD_OUT]},
         "standard_error_documents": last["eval/standard_error"],
         **{"eval_bytes": last["eval/bytes"], "eval_documents": last["eval/documents"]},
+        "canonical": "eval/canonical_tokens_bits_per_byte" in last,
         "lost_share": last.get("eval/lost_share", 0.0),
         "word_use": _word_use(config),
         "embedding_parameters": cost.embedding_parameters(config.model),
@@ -129,7 +132,7 @@ def summaries(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
     one, bits = group[0], [run["bits_per_byte"] for run in group]
     same = ("config", "budget", "parameters", "parameters_without_tables", "row", "steps", "flops")
-    same += ("embedding_parameters", "vocabulary_parameters", "word_use")
+    same += ("canonical", "embedding_parameters", "vocabulary_parameters", "word_use")
     mean = ("flops_a_byte", "bytes", "seconds", "bytes_per_second", "eval_bytes")
     errors = [run["standard_error_documents"] for run in group if run["standard_error_documents"] is not None]
     asked = [run["words"] for run in group if run["words"] is not None]

@@ -125,6 +125,8 @@ def _of_models(by_config: dict[str, dict[str, Any]]) -> list[str]:
     """Bytes a word, and what vectors of bytes or words cost against a table of tokens."""
     said = []
     for name, s in by_config.items():
+        if s["canonical"]:
+            said.append(f"`{name}`: bits of canonical tokens, which bound its bits per byte from above")
         if use := s["word_use"]:
             said.append(
                 f"`{name}`: {use['bytes_a_word']:.2f} bytes a word of held-out text (median {use['p50']}, "

@@ -21,11 +21,19 @@ from comparison.figures import HELD_OUT, lines_of
 
 from bytelm import config as configs
 from bytelm.config import Config
+from bytelm.training.metrics import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 _PIN = """import os, sys
 os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
 os.execv(sys.argv[2], sys.argv[2:])"""
+
+_AS_CONFIG = """from pathlib import Path
+
+from bytelm.config import read
+
+config = read(Path(__file__).with_suffix(".json"))
+"""
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,26 @@ class Run:
     def folder(self) -> Path:
         return self.out / "runs" / self.name
 
+    @property
+    def plan(self) -> Path:
+        """Where its config is written down as asked for; the run may resolve it further."""
+        return self.out / "configs" / f"{self.name}.json"
+
+    def write_plan(self) -> None:
+        """Also as a config that train.py takes. Raises ValueError where another of that name was planned."""
+        if self.plan.exists():
+            saved = configs.read(self.plan)
+            if different := configs.differences(saved, self.config):
+                field, old, new = different[0]
+                raise ValueError(
+                    f"{self.folder} has {field} = {old!r}, this comparison {new!r}; choose another --out"
+                )
+        self.plan.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.plan, json.dumps(configs.to_dict(self.config), indent=1) + "\n")
+        self.plan.with_suffix(".py").write_text(_AS_CONFIG)
+
     def finished(self) -> bool:
-        """Whether its last evaluation is written. Raises ValueError where another run is in its folder."""
-        if not (self.folder / "config.json").exists():
-            return False
-        saved = configs.read(self.folder / "config.json")
-        if different := configs.differences(saved, self.config):
-            field, old, new = different[0]
-            raise ValueError(
-                f"{self.folder} has {field} = {old!r}, this comparison {new!r}; choose another --out"
-            )
+        """Whether its last evaluation is written."""
         lines = lines_of(self.folder)
         return bool(lines) and lines[-1]["step"] == self.config.training.steps and HELD_OUT in lines[-1]
 
@@ -113,6 +131,7 @@ class Workers:
 
 def execute(run: Run, pin: tuple[int, ...] | None, settings: dict[str, Any] | None) -> None:
     """Trains, and asks for words with the flags `settings`, each unless it is done; None: asks for none."""
+    run.write_plan()
     if not run.finished():
         say(f"{run.name}: {run.config.training.steps:,} steps")
         with started(run, pin) as process:
@@ -131,14 +150,7 @@ def execute(run: Run, pin: tuple[int, ...] | None, settings: dict[str, Any] | No
 def started(run: Run, pin: tuple[int, ...] | None, *command: str) -> subprocess.Popen:
     """`command`, or else train.py with the run's config, in a process on the cores `pin`."""
     if not command:
-        file = run.out / "configs" / f"{run.name}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tree = json.dumps(configs.to_dict(run.config))
-        file.write_text(
-            "import json\n\nfrom bytelm.config import from_dict\n\n"
-            f"config = from_dict(json.loads({tree!r}))\n"
-        )
-        command = (str(ROOT / "train.py"), str(file), "--workdir", str(run.folder))
+        command = (str(ROOT / "train.py"), str(run.plan.with_suffix(".py")), "--workdir", str(run.folder))
     log = run.out / "logs" / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     pinned = [] if pin is None else [sys.executable, "-c", _PIN, ",".join(map(str, pin))]

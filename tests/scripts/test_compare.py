@@ -329,7 +329,7 @@ def test_what_is_not_equal_is_said(world):
         "eval_bytes": 500,
         "word_use": None,
     }
-    one |= {"embedding_parameters": 100, "vocabulary_parameters": 0}
+    one |= {"embedding_parameters": 100, "vocabulary_parameters": 0, "canonical": False}
     args = world.compare.parse(["a", "--seconds", "10"])
     assert world.report.notes([one], args) == []
     two = {**one, "config": "b", "seconds": 12.0, "lost_share": 0.01, "eval_bytes": 495}
