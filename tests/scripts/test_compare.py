@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -50,6 +51,7 @@ class World:
             (folder / f"{name}.py").write_text(CONFIG.format(text=str(text), width=width))
         self.speed = {16: 1000.0, 32: 250.0}
         self.fails = set()
+        self.resolve = lambda config: config
         for module in (self.compare, self.runs):
             monkeypatch.setattr(module, "started", self.start)
         self.draw = self.report.draw  # which takes long
@@ -69,7 +71,7 @@ class World:
         run.folder.mkdir(parents=True, exist_ok=True)
         from bytelm import config as configs
 
-        (run.folder / "config.json").write_text(json.dumps(configs.to_dict(run.config)))
+        (run.folder / "config.json").write_text(json.dumps(configs.to_dict(self.resolve(run.config))))
         (run.folder / "versions.json").write_text('{"jax": "0"}')
         (run.folder / "metrics.jsonl").write_text(
             "".join(json.dumps(x) + "\n" for x in self.lines(run.config))
@@ -311,6 +313,16 @@ def test_figures_over_seeds(world, monkeypatch):
     assert f"| **{small['bits_per_byte']:.4f}** | {small['standard_error_seeds']:.4f} | 0.0500 |" in page
     assert "40.0 [" in page
     assert "--seeds 0 1 2" in page
+
+
+def test_figures_are_of_the_config_as_the_run_resolved_it(world, monkeypatch):
+    """As a tokenized run does, which learns the size of its vocabulary from its tokenizer."""
+    arguments = ("small.py", "--bytes", 20 * ROW, "--seeds", 0)
+    world.resolve = lambda c: dataclasses.replace(c, model=dataclasses.replace(c.model, mlp_width=24))
+    record = world.run(monkeypatch, *arguments)
+    assert record["summary"][0]["parameters"] == 16 * (261 + 257) + 4 * 16**2 + 3 * 16 * 24 + 3 * 16 + 2 * 8
+    assert world.run(monkeypatch, *arguments) == record
+    assert world.started == []
 
 
 def test_one_seed_has_no_error_over_seeds(world, monkeypatch):
