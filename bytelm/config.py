@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from bytelm.data import AnySource, Files, Mix, Stdlib, Tfds
 from bytelm.models import CONSTRUCTORS, ByteTransformerConfig, ModelConfig
+from bytelm.models.rotary import Rope
 from bytelm.sharding import MeshShape
 
 
@@ -128,6 +129,7 @@ _TYPES: dict[str, type] = {
         *(Config, Data, Optimizer, Training, Evaluation, Samples, Checkpoints, MeshShape),
         *(Stdlib, Files, Tfds, Mix),
         *CONSTRUCTORS,
+        Rope,
     )
 }
 
