@@ -19,6 +19,7 @@ from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
 from bytelm.cli.score import Score
+from bytelm.cli.train_tokenizer import TrainTokenizer
 from bytelm.cli.words import Words
 
 Command: TypeAlias = (
@@ -26,6 +27,7 @@ Command: TypeAlias = (
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]
     | Annotated[Words, tyro.conf.subcommand("words")]
 )
 
