@@ -185,10 +185,13 @@ class TokenTransformer(nnx.Module):
         return logits_V if cap is None else cap * jnp.tanh(logits_V / cap)
 
     def read(self, tokens_BT, documents_BT=None, dropout_key=None, keep: bool = False):
-        """The stream after all layers [B, T, D], and if `keep`, each layer's keys and values [B, T, K, H]."""
+        """The stream after all layers [B, T, D], and if `keep`, each layer's keys and values [B, T, K, H].
+
+        What is kept does not know how long its row will become, so "dynamic" positions stay unstretched.
+        """
         c, T = self.config, tokens_BT.shape[1]
         position_1T = jnp.arange(T)[None]
-        cos_sin = self.turns(position_1T, T)
+        cos_sin = self.turns(position_1T, 0 if keep else T)
         documents_BT = documents_BT if c.isolate_documents else None
         keys = None if dropout_key is None else jax.random.split(dropout_key, c.layers)
 
