@@ -8,12 +8,13 @@ counts bytes, which for ASCII are characters.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bytelm.data.documents import Documents
+from bytelm.data.sources import Source
 
 if TYPE_CHECKING:
     import tokenizers
@@ -104,29 +105,26 @@ def train(
 
 
 def _texts(documents: Documents) -> Iterator[str]:
-    yield from _checked(documents.name, (documents[i] for i in range(len(documents))))
-
-
-def _checked(name: str, documents: Iterable[bytes]) -> Iterator[str]:
-    kept = left = 0
-    for document in documents:
+    name, kept, left = documents.name, 0, 0
+    for i in range(len(documents)):
         try:
-            text = document.decode("utf-8")
+            text = documents[i].decode("utf-8")
         except UnicodeDecodeError:
             left += 1
             continue
         kept += bool(text)
         yield text
     if left:
-        log.warning("%s: %s not UTF-8, left out of the tokenizer's training", name, f"{left:,} documents are")
+        log.warning("%s: left out of the tokenizer's training: %d documents that are not UTF-8", name, left)
     if not kept:
         raise ValueError(f"{name}: no document that is UTF-8 text to train a tokenizer on")
 
 
-def make(config: Bpe, documents: Documents, folder: Path) -> Path:
-    """The run's tokenizer.json, in its folder: the one that is there, else a copy of `path`, else a new one.
+def make(config: Bpe, source: Source, folder: Path, keep: bool = False) -> Path:
+    """The tokenizer.json of a run, written into its folder: a copy of `path`, or one of the training split.
 
-    Raises ValueError where the folder's differs from `path`, FileNotFoundError where `path` is none.
+    With `keep` one that is there stays. Raises ValueError where it is not the one of `path`,
+    FileNotFoundError where `path` is none.
     """
     there = folder / "tokenizer.json"
     if config.path is not None:
@@ -135,11 +133,12 @@ def make(config: Bpe, documents: Documents, folder: Path) -> Path:
         if not given.is_file():
             raise FileNotFoundError(f"data.tokenizer.path {config.path}: no such tokenizer.json")
         text = given.read_text(encoding="utf-8")
-        if there.is_file() and there.read_text(encoding="utf-8") != text:
+        if keep and there.is_file() and there.read_text(encoding="utf-8") != text:
             raise ValueError(f"{there} is another tokenizer than {given}; choose another --workdir")
-    elif there.is_file():
+    elif keep and there.is_file():
         return there
     else:
+        documents = source.open("train")
         made = train(documents, size=config.size, pattern=config.pattern, longest=config.longest)
         text = made.to_str(pretty=True)
     folder.mkdir(parents=True, exist_ok=True)
