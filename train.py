@@ -26,7 +26,7 @@ from bytelm.training.step import make_eval_step, make_train_step, new_state, sta
 def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
     with launch.usage(ValueError, OSError):
-        config, coding = coding_of(config, Path(run.workdir))
+        config, coding = coding_of(config, Path(str(run.workdir)))
     folder = launch.prepare_folder(run, config)
     launch.keep_pages()
 
@@ -48,7 +48,7 @@ def main() -> None:
             piece=config.data.piece, prefetch=config.data.prefetch, coding=coding,
         )  # fmt: skip
     tokens = coding.tokens if isinstance(coding, TokenCoding) else None
-    held_out_coding = tokens and TokenCoding(tokens)  # as it is: nothing is cut for filling in
+    held_out_coding = None if tokens is None else TokenCoding(tokens)  # nothing is cut for filling in
 
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)

@@ -15,6 +15,7 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from bytelm.cli.common import UsageError
+from bytelm.cli.export import Export
 from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
@@ -27,6 +28,7 @@ Command: TypeAlias = (
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]
     | Annotated[Words, tyro.conf.subcommand("words")]
 )

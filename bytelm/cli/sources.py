@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -48,6 +48,6 @@ class FromSource:
             return Tfds(self.tfds, field=self.field)
         return Files(self.paths, field=self.field, **self._fractions())
 
-    def _fractions(self) -> dict[str, float]:
+    def _fractions(self) -> dict[str, Any]:
         fractions = {name: getattr(self, name) for name in ("valid_fraction", "test_fraction")}
         return {name: value for name, value in fractions.items() if value is not None}

@@ -17,7 +17,7 @@ class TrainTokenizer(FromSource):
     """Train a byte-level BPE on the training documents of a source and write DIR/tokenizer.json.
 
     They come from files, folders and globs, or from --stdlib, or from --tfds. The same documents give the
-    same file. Prints what the tokenizer makes of each split.
+    same file. Prints what the tokenizer makes of the held-out documents.
     """
 
     out: Annotated[str, tyro.conf.arg(metavar="DIR")]
@@ -40,14 +40,13 @@ class TrainTokenizer(FromSource):
         with usage(ValueError, FileNotFoundError, OSError):
             check(self.size, self.pattern, self.longest)
             source = self.source()
-            documents = source.open("train")
-            made = train(documents, size=self.size, pattern=self.pattern, longest=self.longest)
+            made = train(source.open("train"), size=self.size, pattern=self.pattern, longest=self.longest)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(made.to_str(pretty=True), encoding="utf-8")
         tokens = Tokens(path)
         rows = [("split", "documents", "bytes", "tokens", "bytes a token")]
-        for split in source.splits:
-            opened = documents if split == "train" else source.open(split)
+        for split in source.splits[1:] or source.splits:
+            opened = source.open(split)
             count = size = ids = 0
             for i in range(len(opened)):
                 encoded = tokens.encode([opened[i]])[0]

@@ -29,10 +29,20 @@ log = logging.getLogger(__name__)
 class Coding(Protocol):
     """What a stream knows of a coding."""
 
-    dtype: type  # of symbols
-    sizes_V: np.ndarray | None  # bytes that a symbol stands for; None: symbols are those of bytes
-    end: int
-    meaning: Mapping[str, int]  # what a saved place in the data depends on
+    @property
+    def dtype(self) -> type:
+        """Of symbols."""
+
+    @property
+    def sizes_V(self) -> np.ndarray | None:
+        """Bytes that a symbol stands for; None: symbols are those of bytes."""
+
+    @property
+    def end(self) -> int: ...
+
+    @property
+    def meaning(self) -> Mapping[str, int]:
+        """What a saved place in the data depends on."""
 
     def symbols(self, piece: Piece) -> np.ndarray | None:
         """The symbol before the piece's first target, then its targets; None where it has no target."""
@@ -98,9 +108,9 @@ def _between(read, cut: int, size: int) -> int:
 class TokenCoding:
     """Canonical tokens of whole documents; documents that are not UTF-8 have none and are left out.
 
-    A piece holds the tokens that begin in its bytes; one that begins inside a character goes with those before
-    it, so pieces begin and end between characters and every byte comes once an epoch. `left_out` counts the
-    documents met that are not UTF-8, by the name of their source; the log tells of them as they come.
+    A piece holds the tokens that begin in its bytes; one that begins inside a character goes with those
+    before it, so pieces begin and end between characters and every byte comes once an epoch. `left_out`
+    counts the documents met that are not UTF-8, by the name of their source; the log tells as they come.
     """
 
     def __init__(self, tokens: Tokens, fim: Fim | None = None):
@@ -140,6 +150,7 @@ class TokenCoding:
         own = ids[low:high]
         data = b"".join([self.tokens.data[t] for t in own]) if self._fim.rate else b""
         if (cut := cut_of(self._fim, piece, data)) is None:
+            parts: list[Sequence[int] | np.ndarray]
             parts = [[ids[low - 1] if low else self.end], own, [self.end] if ends else []]
         else:
             assert self.tokens.sentinels is not None
@@ -147,9 +158,12 @@ class TokenCoding:
             texts = iter(self.tokens.encode([part for part in laid if isinstance(part, bytes)]))
             parts = [[self.end]]
             for part in laid:
-                encoded = [self.tokens.sentinels[part]] if isinstance(part, int) else next(texts)
-                assert encoded is not None  # cut between characters
-                parts.append(encoded)
+                if isinstance(part, int):
+                    parts.append([self.tokens.sentinels[part]])
+                else:
+                    encoded = next(texts)
+                    assert encoded is not None  # cut between characters
+                    parts.append(encoded)
             parts.append([self.end])
         return _joined(parts, self.dtype)
 

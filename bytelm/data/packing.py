@@ -22,9 +22,9 @@ from bytelm.lm import END
 
 Batch: TypeAlias = dict[str, np.ndarray]
 """`inputs`, `targets`: uint16 [b, T], symbols. `documents`: int32 [b, T], runs of one id within a row are one
-contiguous piece of a document; 0 is padding (held-out data only), where the symbols mean nothing. Tokens (int32
-where the vocabulary is large) have also `bytes`, uint16, that a target stands for, and `ends`, bool: it is an
-end of text."""
+contiguous piece of a document; 0 is padding (held-out data only), where the symbols mean nothing. Of tokens
+(int32 where the vocabulary is large) there are also `bytes`, uint16, that a target stands for, and `ends`,
+bool: it is an end of text."""
 
 BLOCK = 2**16  # bytes read at once of a long document
 

@@ -92,7 +92,7 @@ def train(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
         # The library's limit is exclusive, and counts characters of the byte alphabet: bytes.
-        **({} if longest is None else {"max_token_length": longest + 1}),
+        max_token_length=None if longest is None else longest + 1,
     )
     made.train_from_iterator(_texts(documents), trainer)
     count = made.get_vocab_size()

@@ -1,4 +1,4 @@
-"""A tokenizer.json as training data need it: ids of whole documents, and the bytes that each id stands for."""
+"""A tokenizer.json as training data need it: ids of whole documents, and the bytes of each id."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ import tyro
 from jax.experimental import multihost_utils
 
 from bytelm import config as configs_of
-from bytelm import layers
 from bytelm.config import Config
 from bytelm.training import metrics
 from bytelm.training.checkpoints import Checkpoints

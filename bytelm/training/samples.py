@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """Draws a text for each of the config's prompts: byte by byte, or token by token where there are tokens."""
+    """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token."""
 
     def __init__(self, folder: Path, config: Config, model: Any, tokens: Tokens | None):
         """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
@@ -89,7 +89,7 @@ def draw_tokens(
     active_B = np.ones(len(rows), bool)
     for _ in range(min(max_bytes, lm.context - int(length_B.max()))):
         chosen_B1 = np.zeros((len(rows), 1), np.int32)
-        for b in np.flatnonzero(active_B):
+        for b in np.flatnonzero(active_B).tolist():
             token = _choose(np.where(allowed_V, law_BV[b], -np.inf), temperature, top_p, random)
             data = tokens.data[token]
             active_B[b] = bool(data) and len(texts[b]) + len(data) <= max_bytes
