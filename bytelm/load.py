@@ -1,4 +1,4 @@
-"""A path -> a `ByteLM`: a run of this project, or a byte model exported from one."""
+"""A path -> a `ByteLM`: a run of this project, what was exported of one, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ def load(
     """The model in folder `path`.
 
     Args:
-      path: a run of ``train.py``: its last whole checkpoint is loaded; or a byte model that `bytelm export`
-        wrote. A run on tokens is converted exactly (`bytelm.exact`).
-      step: another of its checkpoints.
-      dtype: "float32" or "bfloat16" for the computation; None: as in training.
+      path: a run of ``train.py``: its last whole checkpoint is loaded; a byte model that `bytelm export`
+        wrote; or a Hugging Face folder with a tokenizer.json. Tokenized models are converted
+        (`bytelm.exact.convert`); texts of a Hugging Face folder begin and end with the tokens that it names.
+      step: of a run, another of its checkpoints.
+      dtype: "float32" or "bfloat16" for the computation; None: as in training, or what suits the device.
 
     Raises FileNotFoundError where there is no such folder or no checkpoint in it, ValueError where the
-    folder is not a model's. Nothing in the folder is executed.
+    folder is not a model's or not of a kind that is supported. Nothing in the folder is executed.
     """
+    if _is_hub(Path(path)):
+        return _load_hub(Path(path), step, dtype)
     import dataclasses
 
     import jax
@@ -88,6 +91,8 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     from bytelm import layers, models, saved
 
+    if _is_hub(Path(path)):
+        return _describe_hub(Path(path))
     if saved.is_saved(Path(path)):
         from bytelm import config as configs
 
@@ -126,7 +131,7 @@ def _open(path: Path, step: int | None) -> tuple[Config, Path, int]:
     if not (path / "config.json").is_file() or not (path / "checkpoints").is_dir():
         raise ValueError(
             f"{path}: not a run of this project: it has no config.json and checkpoints/; "
-            "name the folder that train.py printed"
+            "name the folder that train.py printed, or one with a Hugging Face model"
         )
     from bytelm import config
     from bytelm.training.checkpoints import Checkpoints
@@ -142,3 +147,69 @@ def _open(path: Path, step: int | None) -> tuple[Config, Path, int]:
             f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, there))}"
         )
     return read, path / "checkpoints", there[-1] if step is None else step
+
+
+# ---- Hugging Face folders ------------------------------------------------------------------------------
+
+
+def _is_hub(path: Path) -> bool:
+    if not (path / "config.json").is_file():
+        return False
+    from bytelm import hub
+
+    return hub.is_folder(path)
+
+
+def _load_hub(path: Path, step: int | None, dtype: Literal["float32", "bfloat16"] | None) -> ByteLM:
+    from bytelm import exact, hub
+
+    if step is not None:
+        raise ValueError(f"{path}: a Hugging Face folder has no checkpoints, so no step {step}")
+    if not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{path}: no tokenizer.json in it; give a tokenizer to bytelm.exact.convert")
+    lm, folder = hub.read(path, dtype=dtype)
+    if folder.bos is None:
+        raise ValueError(
+            f"{path}: no bos_token_id in generation_config.json or config.json; "
+            "say with bytelm.exact.convert which token begins a text"
+        )
+    return exact.convert(lm, str(folder.tokenizer), bos=folder.bos, eos=folder.eos)
+
+
+def _describe_hub(path: Path) -> dict[str, Any]:
+    import math
+
+    from bytelm.exact import Canonical, Unsupported
+    from bytelm.hub.reading import look
+    from bytelm.hub.tensors import leaves
+    from bytelm.models.token_lm import TokenTransformer
+
+    folder = look(path)
+    config = folder.config
+    sizes = {name: math.prod(leaf.shape) for name, leaf in leaves(folder.family, config).items()}
+    parameters = sum(sizes.values())
+    tables = sum(size for name, size in sizes.items() if name in ("table", "positions", "head"))
+    conversion = "no tokenizer.json: needs a tokenizer"
+    if folder.tokenizer is not None:
+        try:
+            Canonical(str(folder.tokenizer))
+            conversion = (
+                "exact" if folder.bos is not None else "exact, once a token that begins a text is given"
+            )
+        except Unsupported as error:
+            conversion = f"refused: {error}"
+    window = (
+        f", {config.layers - len(config.full_layers)} layers see {config.window}" if config.window else ""
+    )
+    return {
+        "family": folder.family.architecture,
+        "parameters": parameters,
+        "of these, tables of tokens": tables,
+        "memory, float32": f"{parameters * 4 / 1e6:,.1f} MB",
+        "FLOPs a token, forward": f"{TokenTransformer.flops(config, config.context) / 1e6:,.2f} M",
+        "context": f"{config.context} tokens{window}",
+        "vocabulary": config.vocab_size,
+        "text begins with": "not said" if folder.bos is None else folder.bos,
+        "text ends with": ", ".join(map(str, folder.eos)) or "not said",
+        "conversion to bytes": conversion,
+    }

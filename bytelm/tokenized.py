@@ -65,8 +65,11 @@ class TransformerLM:
     def logits(self, params: Params, tokens_BT: Any) -> jax.Array:
         """Logits after every token of whole rows, float32 [B, T, V]."""
         self._check(tokens_BT)
-        if tokens_BT.shape[1] > self.context:
-            raise ValueError(f"rows of {tokens_BT.shape[1]} tokens; the model sees {self.context}")
+        rope, most = self.config.rope, self.context
+        if rope is not None and rope.scaling == "dynamic":  # stretched as the row asks, and only whole rows
+            most = int(most * rope.factor)
+        if tokens_BT.shape[1] > most:
+            raise ValueError(f"rows of {tokens_BT.shape[1]} tokens; the model sees {most}")
         return self._whole(params, tokens_BT)
 
     def open(
@@ -74,6 +77,8 @@ class TransformerLM:
     ) -> tuple[jax.Array, TokenCache]:
         """See `TreeLM.open`. Slots beyond `context` are of no use to a model with learned positions."""
         self._check(tokens_BS)
+        if isinstance(length_B, np.ndarray) and length_B.max(initial=0) > self.context:
+            raise ValueError(f"a trunk of {length_B.max()} tokens; the model sees {self.context}")
         return self._open(params, jnp.asarray(tokens_BS), jnp.asarray(length_B), slots, nodes)
 
     def grow(

@@ -236,6 +236,8 @@ def test_more_bad_input():
         lm.logits(lm.params, np.zeros((1, 65), np.int32))
     with pytest.raises(ValueError, match="tokens are integers, not float64"):
         lm.logits(lm.params, np.zeros((1, 5)))
+    with pytest.raises(ValueError, match="a trunk of 65 tokens; the model sees 64"):
+        lm.open(lm.params, np.zeros((1, 66), np.int32), np.array([65]), slots=66, nodes=0)
     with pytest.raises(ValueError, match="4 slots for rows padded to 5"):
         lm.open(lm.params, np.zeros((1, 5), np.int32), np.array([5]), slots=4, nodes=0)
 
