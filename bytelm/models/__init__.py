@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
 
-ModelConfig = ByteTransformerConfig
+ModelConfig: TypeAlias = ByteTransformerConfig | TokenLMConfig
 
-CONSTRUCTORS: dict[type, Any] = {ByteTransformerConfig: ByteTransformer}
+CONSTRUCTORS: dict[type, Any] = {ByteTransformerConfig: ByteTransformer, TokenLMConfig: TokenTransformer}
 
 
 def build(config: ModelConfig, key: jax.Array) -> Any:
@@ -21,7 +22,7 @@ def build(config: ModelConfig, key: jax.Array) -> Any:
 
 
 def flops(config: ModelConfig, length: int) -> float:
-    """Operations of the forward pass, a byte, in rows of `length` bytes."""
+    """Operations of the forward pass, a symbol (byte or token), in rows of `length` of them."""
     return CONSTRUCTORS[type(config)].flops(config, length)
 
 
