@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from bytelm.exact import characters
@@ -16,6 +18,7 @@ from bytelm.exact.utf8 import Utf8
 from bytelm.exact.vocabulary import Vocabulary
 
 _MOST_CLASSES = 2000
+_LARGE = 8192  # pieces
 
 
 class Parts:
@@ -154,7 +157,21 @@ def _merges(source: Source) -> Merges:
         or (piece is not None and len(piece) == 1 and (not source.byte_level or piece in alphabet))
     ]
     length = [1 if t in spelling else len(p or "") for t, p in enumerate(source.pieces)]
-    return Merges(len(source.pieces), base, source.merges, length)
+    return Merges(len(source.pieces), base, source.merges, length, _key(source, base))
+
+
+def _key(source: Source, base: list[int]) -> str | None:
+    """A name for a large vocabulary and its merges; the small ones are not worth a file."""
+    if len(source.pieces) < _LARGE:
+        return None
+    spelled = "\0".join("" if p is None else f"{p}\1" for p in source.pieces)
+    digest = hashlib.sha256(spelled.encode("utf-8", "surrogatepass"))
+    digest.update(np.array(base, np.int64).tobytes())
+    # Merges that are not listed follow from the pieces.
+    digest.update(
+        np.array(source.merges, np.int64).tobytes() if isinstance(source.merges, list) else b"pieces"
+    )
+    return f"merges-1-{digest.hexdigest()}"
 
 
 def _spelled(known: set[int]) -> np.ndarray:

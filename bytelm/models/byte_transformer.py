@@ -16,6 +16,7 @@ from flax import nnx
 from bytelm import layers, sharding
 from bytelm.attention import attend, attend_cached
 from bytelm.lm import LAW, NUM_SYMBOLS
+from bytelm.loss import Batch, Counts, counts_of, nats_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,15 @@ class ByteTransformer(nnx.Module):
         """
         return self._logits(self._read(symbols_BT, documents_BT, dropout_key)[0])
 
+    def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """-log p of each target, float32 [B, T]; the key is for dropout."""
+        return nats_of(self(batch["inputs"], batch["documents"], key), batch["targets"])
+
+    @staticmethod
+    def counts(batch: Batch) -> Counts:
+        """What each target stands for."""
+        return counts_of(batch)
+
     def prefill(self, symbols_BT: jax.Array, length_B: jax.Array, context: int) -> tuple[jax.Array, Cache]:
         """Reads ragged rows, ``symbols_BT[b, :length_B[b]]``, at least one symbol each.
 
@@ -206,6 +216,16 @@ class ByteTransformer(nnx.Module):
             layer = jax.checkpoint(layer, policy=policy if config.remat == "dots" else None)
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
         return jax.lax.scan(layer, self._embed(symbols_BT), (self.blocks, keys))
+
+    @staticmethod
+    def cuts(config: ByteTransformerConfig) -> dict[str, tuple[str, int]]:
+        """Sizes that a mesh cuts: field of the config -> (name of `bytelm.sharding.RULES`, size)."""
+        return {
+            "heads": ("heads", config.heads),
+            "key_heads": ("heads", config.K),
+            "width": ("embed", config.width),
+            "mlp_width": ("mlp", config.F),
+        }
 
     @staticmethod
     def flops(config: ByteTransformerConfig, length: int) -> float:

@@ -12,7 +12,7 @@ import small
 
 from bytelm import layers, models
 from bytelm.lm import END, LAW, NUM_SYMBOLS
-from bytelm.training.step import nats_of
+from bytelm.loss import nats_of
 
 T = 24
 EDGES = (9, 17)  # where documents begin
