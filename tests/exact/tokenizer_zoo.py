@@ -41,19 +41,19 @@ def _byte_level(*before: pre_tokenizers.PreTokenizer, regex: bool = False) -> pr
     return pre_tokenizers.Sequence([*before, last]) if before else last
 
 
-def _trained(pre_tokenizer: pre_tokenizers.PreTokenizer, merges: int) -> Tokenizer:
+def _trained(pre_tokenizer: pre_tokenizers.PreTokenizer, merges: int, more: str = "") -> Tokenizer:
     """`merges` below 50 asks for a tiny one: trained on TINY, with its bytes only."""
     tiny = merges < 50
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=merges + (9 if tiny else 257),
+        vocab_size=merges + (9 if tiny else 257) + 2 * bool(more),
         special_tokens=["<|end|>"],
         initial_alphabet=[] if tiny else sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([TINY if tiny else TEXT], trainer)
+    tokenizer.train_from_iterator([TINY if tiny else TEXT, more], trainer)
     return tokenizer
 
 
@@ -137,7 +137,8 @@ def falcon(merges: int = 120) -> Tokenizer:
 
 def normal_form(form: str, merges: int = 120) -> Tokenizer:
     """Qwen's cuts behind a normaliser: texts that are not in the normal form do not come back."""
-    tokenizer = byte_level("qwen", merges)
+    split = pre_tokenizers.Split(Regex(PATTERNS["qwen"]), "isolated")
+    tokenizer = _trained(_byte_level(split), merges, "a\u0301 1\u0301 s\u0323\u0301 '\u0301" * (merges < 50))
     tokenizer.normalizer = getattr(normalizers, form)()
     texts = ["s1"] if merges < 50 else ["<tool>", "à "]
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in texts])
