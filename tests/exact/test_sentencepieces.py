@@ -13,7 +13,7 @@ import test_canonical
 import tokenizer_zoo
 
 from bytelm.exact import Unsupported, canonical_of
-from bytelm.exact.sentencepieces import (
+from bytelm.exact.sentencepiece_file import (
     BPE,
     BYTE,
     CONTROL,
