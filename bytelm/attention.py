@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,25 +27,34 @@ def attend(
     v_BTKH: jax.Array,
     documents_BT: jax.Array | None = None,
     window: int | None = None,
+    span: int = 1,
+    causal: bool = True,
 ) -> jax.Array:
-    """Causal attention within rows: [B, T, N, H], of the type of `q_BTNH`.
+    """Attention within rows: [B, T, N, H], of the type of `q_BTNH`.
 
     Args:
       q_BTNH, k_BTKH, v_BTKH: queries, keys and values; N is a multiple of K (grouped keys, Ainslie et
         al., arXiv 2305.13245). Scores are scaled by ``H**-0.5``.
       documents_BT: positions of different numbers do not see each other; None if they may.
       window: a position sees itself and the ``window - 1`` before it; None for all.
+      causal: if False, positions see later ones too, as far away as `window`, which must be given, lets them.
+      span: above 1, the numbers rise along a row, and positions see each other whose numbers differ by less.
 
-    On CPU the work runs a part of the scores at a time (`_in_parts`); elsewhere it is XLA's.
+    On CPU the work runs a part of the scores at a time (`_in_parts`); elsewhere it is XLA's, for narrow
+    windows over bands.
     """
     isolate = documents_BT is not None
     # Without documents a placeholder, so that there is one signature.
     documents = documents_BT if documents_BT is not None else jnp.zeros((1, 1), jnp.int32)
     rows, lines = ("batch", None, "heads", None), ("batch" if isolate else None, None)
+    how: dict[str, Any] = {"isolate": isolate, "window": window, "span": span, "causal": causal}
+    banded = window is not None and 4 * window <= q_BTNH.shape[1]
     run = functools.partial(
         jax.lax.platform_dependent,
-        cpu=functools.partial(_in_parts, isolate=isolate, window=window),
-        default=functools.partial(_whole, isolate=isolate, window=window),
+        cpu=functools.partial(_in_parts if causal or banded else _whole, **how),
+        default=functools.partial(_in_parts, at_once=2**62, **how)
+        if banded
+        else functools.partial(_whole, **how),
     )
     return sharding.local(run, (rows, rows, rows, lines), rows)(q_BTNH, k_BTKH, v_BTKH, documents)
 
@@ -62,15 +72,24 @@ def attend_cached(q_BNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibl
     return rearrange(out_BKGH, "B K G H -> B (K G) H")
 
 
-def _whole(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int | None):
+def _near(documents_T, documents_S, span: int):
+    return documents_T == documents_S if span == 1 else documents_T - documents_S < span
+
+
+def _whole(
+    q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int | None, span: int = 1, causal=True
+):
     """`attend` with the scores of whole rows in memory: the reference, and XLA's on GPU and TPU."""
     t = jnp.arange(q_BTNH.shape[1])
-    mask = t[:, None] >= t[None, :]
+    back = t[:, None] - t[None, :]
+    mask = jnp.ones_like(back, bool)
     if window is not None:
-        mask &= t[:, None] - t[None, :] < window
+        mask &= jnp.abs(back) < window
+    if causal:
+        mask &= back >= 0
     mask = mask[None, None]
     if isolate:
-        mask = mask & (documents_BT[:, None, :, None] == documents_BT[:, None, None, :])
+        mask = mask & _near(documents_BT[:, None, :, None], documents_BT[:, None, None, :], span)
     return jax.nn.dot_product_attention(q_BTNH, k_BTKH, v_BTKH, mask=mask)
 
 
@@ -79,7 +98,7 @@ def _whole(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int |
 # the arithmetic. So a unit, one row and one key head, at a time, or several where they are short.
 
 
-def _in_parts(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: int | None):
+def _in_parts(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate, window, span, causal, at_once=None):
     """`attend` over units U = B x K, a few at a time."""
     (B, T, N, H), K = q_BTNH.shape, k_BTKH.shape[2]
     q_UGTH = rearrange(q_BTNH, "B T (K G) H -> (B K) G T H", K=K) * jnp.asarray(H**-0.5, q_BTNH.dtype)
@@ -87,23 +106,26 @@ def _in_parts(q_BTNH, k_BTKH, v_BTKH, documents_BT, *, isolate: bool, window: in
     documents_UT = jnp.repeat(documents_BT, K, axis=0) if isolate else jnp.zeros((B * K, 1), jnp.int32)
     units = (q_UGTH, k_UTH, v_UTH, documents_UT)
     if window is not None and window < T:
-        band = jax.checkpoint(functools.partial(_band, isolate=isolate, window=window))
-        out_UGTH = _map(band, units, scores=2 * window * T * N // K)
+        band = jax.checkpoint(
+            functools.partial(_band, isolate=isolate, window=window, span=span, causal=causal)
+        )
+        out_UGTH = _map(band, units, (2 if causal else 3) * window * T * N // K, at_once)
     else:
-        out_UGTH = _causal(isolate, *units)
+        out_UGTH = _causal(span if isolate else None, *units)
     return rearrange(out_UGTH, "(B K) G T H -> B T (K G) H", K=K)
 
 
-def _map(one, units, scores: int):
-    """`one` over all units, as many at a time as `AT_ONCE` allows for so many scores a unit."""
-    n = min(len(units[0]), max(1, AT_ONCE // scores))
+def _map(one, units, scores: int, at_once: int | None = None):
+    """`one` over all units, as many at a time as `at_once` allows for so many scores a unit."""
+    n = min(len(units[0]), max(1, (at_once or AT_ONCE) // scores))
     while len(units[0]) % n:
         n -= 1
     return jax.lax.map(one, units, batch_size=n) if n > 1 else jax.lax.map(one, units)
 
 
-def _band(unit, *, isolate: bool, window: int):
-    """Windowed attention of a unit, [G, T, H]: blocks of a window's length, each over itself and the last."""
+def _band(unit, *, isolate: bool, window: int, span: int, causal: bool):
+    """Windowed attention of a unit, [G, T, H]: blocks of a window's length, each over itself and the last,
+    and if not causal the next."""
     q_GTH, k_TH, v_TH, documents_T = unit
     T, W = k_TH.shape[0], window
     M = -(-T // W)
@@ -114,18 +136,21 @@ def _band(unit, *, isolate: bool, window: int):
         pad[axis] = (0, M * W - T)
         return jnp.pad(x, pad).reshape(*x.shape[:axis], M, W, *x.shape[axis + 1 :])
 
-    def pairs(x_MW):
-        """[M, W, ...] -> [M, 2 W, ...], each block after the one before it."""
-        return jnp.concatenate([jnp.roll(x_MW, 1, axis=0), x_MW], axis=1)
+    def around(x_MW):
+        """[M, W, ...] -> [M, S, ...], each block after the one before it, and before the next if it sees it."""
+        after = [] if causal else [jnp.roll(x_MW, -1, axis=0)]
+        return jnp.concatenate([jnp.roll(x_MW, 1, axis=0), x_MW, *after], axis=1)
 
-    q_GMWH, k_MSH, v_MSH = blocks(q_GTH, axis=1), pairs(blocks(k_TH)), pairs(blocks(v_TH))
+    q_GMWH, k_MSH, v_MSH = blocks(q_GTH, axis=1), around(blocks(k_TH)), around(blocks(v_TH))
     score_GMWS = jnp.einsum("GMWH,MSH->GMWS", q_GMWH, k_MSH, preferred_element_type=jnp.float32)
-    back_WS = jnp.arange(W)[:, None] + W - jnp.arange(2 * W)[None, :]  # how far back a key lies
-    mask_MWS = (back_WS >= 0) & (back_WS < W)
-    mask_MWS = mask_MWS & ((jnp.arange(M)[:, None, None] > 0) | (jnp.arange(2 * W) >= W))
+    S = k_MSH.shape[1]
+    back_WS = jnp.arange(W)[:, None] + W - jnp.arange(S)[None, :]  # how far back a key lies
+    mask_MWS = (back_WS > (-1 if causal else -W)) & (back_WS < W)
+    at_MS = jnp.arange(M)[:, None] * W - W + jnp.arange(S)
+    mask_MWS = mask_MWS & ((at_MS >= 0) & (at_MS < T))[:, None, :]
     if isolate:
         documents_MW = blocks(documents_T)
-        mask_MWS &= documents_MW[:, :, None] == pairs(documents_MW)[:, None, :]
+        mask_MWS &= _near(documents_MW[:, :, None], around(documents_MW)[:, None, :], span)
     share_GMWS = jax.nn.softmax(jnp.where(mask_MWS, score_GMWS, _NEVER), axis=-1).astype(v_TH.dtype)
     out_GMWH = jnp.einsum("GMWS,MSH->GMWH", share_GMWS, v_MSH)
     return rearrange(out_GMWH, "G M W H -> G (M W) H")[:, :T]
@@ -141,28 +166,28 @@ def _spans(T: int) -> list[tuple[int, int]]:
     return [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
 
 
-def _scores(q_GTH, k_TH, documents_T, start: int, stop: int, isolate: bool):
+def _scores(q_GTH, k_TH, documents_T, start: int, stop: int, span: int | None):
     """Masked scores of one block of queries, float32 [G, queries, keys]."""
     score_Gts = jnp.einsum(
         "Gth,sh->Gts", q_GTH[:, start:stop], k_TH[:stop], preferred_element_type=jnp.float32
     )
     mask = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)[None, :]
-    if isolate:
-        mask &= documents_T[start:stop, None] == documents_T[None, :stop]
+    if span is not None:
+        mask &= _near(documents_T[start:stop, None], documents_T[None, :stop], span)
     return jnp.where(mask, score_Gts, _NEVER)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _causal(isolate, q_UGTH, k_UTH, v_UTH, documents_UT):
-    return _causal_forward(isolate, q_UGTH, k_UTH, v_UTH, documents_UT)[0]
+def _causal(span, q_UGTH, k_UTH, v_UTH, documents_UT):
+    return _causal_forward(span, q_UGTH, k_UTH, v_UTH, documents_UT)[0]
 
 
-def _causal_forward(isolate, q_UGTH, k_UTH, v_UTH, documents_UT):
+def _causal_forward(span, q_UGTH, k_UTH, v_UTH, documents_UT):
     def one(unit):
         q_GTH, k_TH, v_TH, documents_T = unit
         outs, norms = [], []
         for start, stop in _spans(q_GTH.shape[1]):
-            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, isolate)
+            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, span)
             top_Gt1 = jnp.max(score_Gts, axis=-1, keepdims=True)
             share_Gts = jnp.exp(score_Gts - top_Gt1)
             sum_Gt1 = jnp.sum(share_Gts, axis=-1, keepdims=True)
@@ -176,7 +201,7 @@ def _causal_forward(isolate, q_UGTH, k_UTH, v_UTH, documents_UT):
     return out_UGTH, (*units, out_UGTH, norm_UGT1)
 
 
-def _causal_backward(isolate, saved, grad_UGTH):
+def _causal_backward(span, saved, grad_UGTH):
     def one(unit):
         q_GTH, k_TH, v_TH, documents_T, out_GTH, norm_GT1, grad_GTH = unit
         dtype = v_TH.dtype
@@ -184,7 +209,7 @@ def _causal_backward(isolate, saved, grad_UGTH):
         dq, dk_HT, dv_HT = [], jnp.zeros_like(k_TH.T), jnp.zeros_like(v_TH.T)
         for start, stop in _spans(q_GTH.shape[1]):
             q_GtH, grad_GtH = q_GTH[:, start:stop], grad_GTH[:, start:stop]
-            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, isolate)
+            score_Gts = _scores(q_GTH, k_TH, documents_T, start, stop, span)
             share_Gts = jnp.exp(score_Gts - norm_GT1[:, start:stop])
             dshare_Gts = jnp.einsum("Gth,sh->Gts", grad_GtH, v_TH[:stop], preferred_element_type=jnp.float32)
             dscore_Gts = (share_Gts * (dshare_Gts - dot_GT1[:, start:stop])).astype(dtype)

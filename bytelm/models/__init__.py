@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-ModelConfig = ByteTransformerConfig
+ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig
 
-CONSTRUCTORS: dict[type, Any] = {ByteTransformerConfig: ByteTransformer}
+CONSTRUCTORS: dict[type, Any] = {
+    ByteTransformerConfig: ByteTransformer,
+    WordPooledConfig: WordPooled,
+}
 
 
 def build(config: ModelConfig, key: jax.Array) -> Any:
