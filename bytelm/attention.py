@@ -137,7 +137,7 @@ def _band(unit, *, isolate: bool, window: int, span: int, causal: bool):
         return jnp.pad(x, pad).reshape(*x.shape[:axis], M, W, *x.shape[axis + 1 :])
 
     def around(x_MW):
-        """[M, W, ...] -> [M, S, ...], each block after the one before it, and before the next if it sees it."""
+        """[M, W, ...] -> [M, S, ...], each block after the one before it (and before the next)."""
         after = [] if causal else [jnp.roll(x_MW, -1, axis=0)]
         return jnp.concatenate([jnp.roll(x_MW, 1, axis=0), x_MW, *after], axis=1)
 

@@ -9,13 +9,15 @@ import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
 from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig
+ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | LearnYourTokensConfig
 
 CONSTRUCTORS: dict[type, Any] = {
     ByteTransformerConfig: ByteTransformer,
     WordPooledConfig: WordPooled,
+    LearnYourTokensConfig: LearnYourTokens,
 }
 
 

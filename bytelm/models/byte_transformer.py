@@ -143,16 +143,21 @@ class ByteTransformer(nnx.Module):
         visible_BS = position_B[:, None] - (position_B[:, None] - jnp.arange(S)) % S >= 0
         write_B = active_B[:, None, None]
 
-        def layer(x_B1D: jax.Array, per_layer: tuple[Block, jax.Array, jax.Array]):
-            block, k_BSKH, v_BSKH = per_layer
+        # The caches are carried and written in place: handed out layer by layer they would be copied.
+        def layer(carry: tuple[jax.Array, jax.Array, jax.Array], per_layer: tuple[Block, jax.Array]):
+            x_B1D, k_LBSKH, v_LBSKH = carry
+            block, at = per_layer
             q_B1NH, k_B1KH, v_B1KH = block.project(x_B1D, position_B[:, None])
-            k_BSKH = k_BSKH.at[row_B, slot_B].set(jnp.where(write_B, k_B1KH[:, 0], k_BSKH[row_B, slot_B]))
-            v_BSKH = v_BSKH.at[row_B, slot_B].set(jnp.where(write_B, v_B1KH[:, 0], v_BSKH[row_B, slot_B]))
-            a_BNH = attend_cached(q_B1NH[:, 0], k_BSKH, v_BSKH, visible_BS)
-            return block.finish(x_B1D, a_BNH[:, None]), (k_BSKH, v_BSKH)
+            k_BKH = jnp.where(write_B, k_B1KH[:, 0], k_LBSKH[at, row_B, slot_B])
+            v_BKH = jnp.where(write_B, v_B1KH[:, 0], v_LBSKH[at, row_B, slot_B])
+            k_LBSKH = k_LBSKH.at[at, row_B, slot_B].set(k_BKH)
+            v_LBSKH = v_LBSKH.at[at, row_B, slot_B].set(v_BKH)
+            a_BNH = attend_cached(q_B1NH[:, 0], k_LBSKH[at], v_LBSKH[at], visible_BS)
+            return (block.finish(x_B1D, a_BNH[:, None]), k_LBSKH, v_LBSKH), None
 
-        x_B1D = self._embed(symbol_B[:, None])
-        x_B1D, (k_LBSKH, v_LBSKH) = jax.lax.scan(layer, x_B1D, (self.blocks, cache.k_LBSKH, cache.v_LBSKH))
+        start = self._embed(symbol_B[:, None]), cache.k_LBSKH, cache.v_LBSKH
+        blocks = self.blocks, jnp.arange(self.config.layers)
+        (x_B1D, k_LBSKH, v_LBSKH), _ = jax.lax.scan(layer, start, blocks)
         return self._logits(x_B1D[:, 0]), Cache(k_LBSKH, v_LBSKH, position_B + active_B)
 
     def advance(

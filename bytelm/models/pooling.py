@@ -7,7 +7,7 @@ size_B)``, [B, P, D], for one word a row, whose first ``size_B`` places are fill
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,23 +115,10 @@ class Prefix(nnx.Module):
         self.depth, self.reach = depth, cap + vectors
 
     def packed(self, x_BTD: jax.Array, layout: Layout, words: int, key: Any = None) -> jax.Array:
-        (B, T, D), P = x_BTD.shape, self.vectors.shape[0]
-        # Words that the row does not have begin at T, so that every place of T + P W is taken once.
-        start_BW = jnp.pad(layout.last_BW[:, :-1] + 1, ((0, 0), (1, 0)))
-        at_BT = jnp.arange(T) + P * jnp.minimum(layout.word_BT + 1, words)
-        at_BWP = start_BW[..., None] + P * jnp.arange(words)[:, None] + jnp.arange(P)
-        at_BS = jnp.concatenate([at_BT, at_BWP.reshape(B, -1)], axis=1)
-        row_B1 = jnp.arange(B)[:, None]
-        from_BS = jnp.zeros_like(at_BS).at[row_B1, at_BS].set(jnp.arange(T + P * words))
-        of_word_BWP = jnp.broadcast_to(jnp.arange(words)[:, None], (B, words, P)).reshape(B, -1)
-        word_BS = jnp.take_along_axis(jnp.concatenate([layout.word_BT, of_word_BWP], axis=1), from_BS, axis=1)
-        prefix_BSD = jnp.broadcast_to(
-            jnp.tile(self.vectors[...].astype(x_BTD.dtype), (words, 1)), (B, words * P, D)
-        )
-        x_BSD = jnp.take_along_axis(jnp.concatenate([x_BTD, prefix_BSD], axis=1), from_BS[..., None], axis=1)
-        x_BSD = self._run(x_BSD, word_BS, key)
-        x_BMD = jnp.take_along_axis(x_BSD, at_BWP.reshape(B, -1, 1), axis=1)
-        return rearrange(x_BMD, "B (W P) D -> B W P D", P=P)
+        (B, _, D), P = x_BTD.shape, self.vectors.shape[0]
+        places = with_prefixes(layout, words, P)
+        vectors_BWPD = jnp.broadcast_to(self.vectors[...].astype(x_BTD.dtype), (B, words, P, D))
+        return places.prefixes(self._run(places.merge(x_BTD, vectors_BWPD), places.word_BS, key))
 
     def one(self, x_BCD: jax.Array, size_B: jax.Array) -> jax.Array:
         (B, C, D), P = x_BCD.shape, self.vectors.shape[0]
@@ -152,6 +139,42 @@ class Prefix(nnx.Module):
 
         keys = None if key is None else jax.random.split(key, self.depth)
         return jax.lax.scan(layer, x_BSD, (self.blocks, keys))[0]
+
+
+class Places(NamedTuple):
+    """Rows laid out anew, P places before each word: what lies where, S = T + P W."""
+
+    at_BT: Any  # where each symbol goes
+    at_BWP: Any  # where the places before each word are
+    from_BS: Any  # what comes where: of the symbols, and after those the places of all words
+    word_BS: Any  # of which word
+
+    def merge(self, x_BTD: jax.Array, before_BWPD: jax.Array) -> jax.Array:
+        """Symbols and what stands before the words, [B, S, D]."""
+        x_BSD = jnp.concatenate([x_BTD, rearrange(before_BWPD, "B W P D -> B (W P) D")], axis=1)
+        return jnp.take_along_axis(x_BSD, self.from_BS[..., None], axis=1)
+
+    def prefixes(self, x_BSD: jax.Array) -> jax.Array:
+        """[B, W, P, D], of the places before the words."""
+        B, W, P = self.at_BWP.shape
+        return jnp.take_along_axis(x_BSD, self.at_BWP.reshape(B, -1, 1), axis=1).reshape(B, W, P, -1)
+
+    def symbols(self, x_BSD: jax.Array) -> jax.Array:
+        """[B, T, D], of the symbols."""
+        return jnp.take_along_axis(x_BSD, self.at_BT[..., None], axis=1)
+
+
+def with_prefixes(layout: Layout, words: int, P: int) -> Places:
+    """Where all of it lies. Words that a row does not have begin at its end; each place is taken once."""
+    B, T = layout.word_BT.shape
+    start_BW = jnp.pad(layout.last_BW[:, :-1] + 1, ((0, 0), (1, 0)))
+    at_BT = jnp.arange(T) + P * jnp.minimum(layout.word_BT + 1, words)
+    at_BWP = start_BW[..., None] + P * jnp.arange(words)[:, None] + jnp.arange(P)
+    at_BS = jnp.concatenate([at_BT, at_BWP.reshape(B, -1)], axis=1)
+    from_BS = jnp.zeros_like(at_BS).at[jnp.arange(B)[:, None], at_BS].set(jnp.arange(T + P * words))
+    of_place_BM = jnp.broadcast_to(jnp.repeat(jnp.arange(words), P), (B, words * P))
+    word_BS = jnp.take_along_axis(jnp.concatenate([layout.word_BT, of_place_BM], axis=1), from_BS, axis=1)
+    return Places(at_BT, at_BWP, from_BS, word_BS)
 
 
 def _segments(how: Any, x_BTD: jax.Array, word_BT: jax.Array, words: int) -> jax.Array:

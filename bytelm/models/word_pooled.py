@@ -2,9 +2,9 @@
 
 A boundary rule (`bytelm.words`) cuts rows of bytes into words. A narrow encoder reads bytes, a pooling makes
 P vectors of each word, the wide model runs over those, and a narrow decoder predicts the bytes, given the
-newest word whose end is known. The rule is a function of the bytes, so the likelihood is exact and there is no
-end-of-word symbol. After Learn Your Tokens (Thawani et al., arXiv 2310.11628), Byte2Word (Lee et al., arXiv
-2211.12677), SpaceByte (Slagle, arXiv 2404.14408); docs/word_pooled.md says what is whose.
+newest word whose end is known. The rule is a function of the bytes, so the likelihood is exact and there is
+no end-of-word symbol. After Learn Your Tokens (Thawani et al., arXiv 2310.11628), Byte2Word (Lee et al.,
+arXiv 2211.12677) and SpaceByte (Slagle, arXiv 2404.14408); docs/word_pooled.md says what is whose.
 
 Everything is packed: rows [B, T] of bytes, W words a row, nothing of [W, C] or [T, W].
 """

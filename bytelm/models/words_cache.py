@@ -194,21 +194,26 @@ def _step_words(model, cache: Cache, which_B: jax.Array) -> Cache:
     row_B1 = jnp.arange(len(which_B))[:, None]
     write_BP11 = which_B[:, None, None, None]
 
-    def layer(x_BPD, per_layer):
-        block, k_BMKH, v_BMKH = per_layer
+    def layer(carry, per_layer):  # as in the flat model, written in place
+        x_BPD, k_LBMKH, v_LBMKH = carry
+        block, at = per_layer
         q_BPNH, k_BPKH, v_BPKH = block.project(x_BPD, at_BP)
-        k_BMKH = k_BMKH.at[row_B1, at_BP].set(jnp.where(write_BP11, k_BPKH, k_BMKH[row_B1, at_BP]))
-        v_BMKH = v_BMKH.at[row_B1, at_BP].set(jnp.where(write_BP11, v_BPKH, v_BMKH[row_B1, at_BP]))
-        a_BPNH = jax.vmap(attend_cached, in_axes=(1, None, None, 1), out_axes=1)(
-            q_BPNH, k_BMKH, v_BMKH, visible_BPM
+        k_BPKH = jnp.where(write_BP11, k_BPKH, k_LBMKH[at, row_B1, at_BP])
+        v_BPKH = jnp.where(write_BP11, v_BPKH, v_LBMKH[at, row_B1, at_BP])
+        k_LBMKH, v_LBMKH = (
+            x.at[at, row_B1, at_BP].set(y) for x, y in ((k_LBMKH, k_BPKH), (v_LBMKH, v_BPKH))
         )
-        return block.finish(x_BPD, a_BPNH), (k_BMKH, v_BMKH)
+        a_BPNH = jax.vmap(attend_cached, in_axes=(1, None, None, 1), out_axes=1)(
+            q_BPNH, k_LBMKH[at], v_LBMKH[at], visible_BPM
+        )
+        return (block.finish(x_BPD, a_BPNH), k_LBMKH, v_LBMKH), None
 
-    u_BPD, words = jax.lax.scan(layer, u_BPD, (model.blocks, *cache.words))
+    depth = jnp.arange(model.config.layers)
+    (u_BPD, *words), _ = jax.lax.scan(layer, (u_BPD, *cache.words), (model.blocks, depth))
     parts_BnD = model.lower(rearrange(u_BPD, "B P D -> B 1 P D"))[:, 0]
     return cache._replace(
         words_B=cache.words_B + which_B,
-        words=words,
+        words=tuple(words),
         parts_BnD=jnp.where(which_B[:, None, None], parts_BnD, cache.parts_BnD),
     )
 
