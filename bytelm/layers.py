@@ -234,7 +234,12 @@ def stack(make: Callable[[jax.Array], M], layers: int, key: jax.Array) -> M:
 
 def _declared(module: nnx.Module) -> list[tuple[tuple[str, ...], nnx.Variable]]:
     found = jax.tree_util.tree_flatten_with_path(module, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]
-    return [(tuple(str(getattr(k, "name", getattr(k, "key", k))) for k in path), v) for path, v in found]
+    return [(tuple(_name(k) for k in path), v) for path, v in found]
+
+
+def _name(key: Any) -> str:
+    """The name of an attribute, or the place in a list."""
+    return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None))))
 
 
 def _nested(flat: list[tuple[tuple[str, ...], Any]]) -> Params:

@@ -240,16 +240,44 @@ class TokenLM(Protocol):
 
 @runtime_checkable
 class TreeLM(TokenLM, Protocol):
-    """What our tokenized models offer: a tree of tokens in one pass. Pure in `params`, float32 out.
+    """What our tokenized models offer: trees of tokens over a cached trunk.
 
-    A cache holds a *trunk*, the tokens no longer in doubt, and the nodes evaluated since.
+    All methods are pure in `params` and may be compiled; logits are unnormalised float32, so that the
+    caller normalises over all tokens or over those that it allows. Sizes are static: the caller pads them
+    to few. A cache holds a *trunk*, the tokens no longer in doubt, and *nodes* at numbered places, which
+    the caller hands out. `open`, `grow`, `extend` and `commit` may consume the cache that they are given.
+
+    A model may also have ``reordered(columns_P)``: a `TreeLM` whose logits are these columns of its own, in
+    their order, and the function that makes its parameters of this one's. Conversion is faster with it.
     """
 
-    def open(self, params: Any, tokens_BS: Any) -> Any:
-        """A cache whose trunk is `tokens_BS`."""
+    context: int | None  # most tokens on a path
+    params: Any  # the parameters that the model was made with
 
-    def tree_logprobs(self, params: Any, cache: Any, tokens_BN: Any, parents_BN: Any) -> Any:
-        """Log probabilities `[B, N, V]` after each node; parent -1 is the trunk's end."""
+    def open(self, params: Any, tokens_BS: Any, length_B: Any, *, slots: int, nodes: int) -> tuple[Any, Any]:
+        """A cache whose trunk is ``tokens_BS[b, :length_B[b]]``, and the logits `[B, V]` after it.
 
-    def commit(self, params: Any, cache: Any, nodes_BM: Any) -> Any:
-        """A cache whose trunk is longer by a path of evaluated nodes."""
+        There is room for `slots` tokens of trunk and `nodes` node places. A length of 0 is allowed; that
+        row's logits are without meaning.
+        """
+
+    def grow(self, params: Any, cache: Any, tokens_BN: Any, parents_BN: Any, at_BN: Any) -> tuple[Any, Any]:
+        """N new nodes a row: logits `[B, N, V]` after each, and the cache with them.
+
+        `at_BN` is the place that each is written to; places of dead nodes may be used again.
+        `parents_BN` is the place of the parent, -1 for the trunk's end; parents come before children. A
+        token of -1 is no node: nothing is written, its logits are without meaning. A node sees the trunk,
+        its ancestors and itself, and its position is the trunk's length plus its depth in the tree.
+        """
+
+    def extend(self, params: Any, cache: Any, tokens_BN: Any, count_B: Any) -> tuple[Any, Any]:
+        """Appends ``tokens_BN[b, :count_B[b]]`` to the trunk: logits `[B, N, V]`, and the cache.
+
+        All nodes are dead afterwards, in rows whose count is not 0.
+        """
+
+    def commit(self, cache: Any, path_BM: Any) -> Any:
+        """Moves a path of nodes into the trunk: from a child of its end downwards, -1 padded at the end.
+
+        Nodes that descend from the path's last stay where they are; all others are dead.
+        """

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from bytelm.exact import disk
 from bytelm.exact.errors import Unsupported
 
 _NEVER = 1 << 60
@@ -30,7 +31,8 @@ class Merges:
     """The merges of a vocabulary of V tokens.
 
     base: ids that the encoder starts from (characters or bytes). candidates: (left, right, result, rank),
-    ids and a number; lower ranks go first. length: the number of base symbols of every token.
+    ids and a number; lower ranks go first. length: the number of base symbols of every token. key: a name
+    for all of these, to keep on disk what is found about them; None: not kept.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Merges:
         base: Iterable[int],
         candidates: Iterable[tuple[int, int, int, int]],
         length: list[int],
+        key: str | None = None,
     ):
         self.size = size
         self.left, self.right = [-1] * size, [-1] * size
@@ -46,9 +49,24 @@ class Merges:
         self._fires: dict[int, int] = {}  # left * V + right -> rank
         for token in base:
             self.rank[token] = -1
-        self._resolve(candidates, length)
+        if key is None:
+            self._resolve(candidates, length)
+        else:
+            kept = disk.kept(key, lambda: self._resolved(candidates, length))
+            self._restore(**kept)
         self.reachable = np.array(self.rank) < _NEVER
         self._lay_out()
+
+    def _resolved(self, candidates: Iterable, length: list[int]) -> dict[str, np.ndarray]:
+        self._resolve(candidates, length)
+        return {"left": np.array(self.left), "right": np.array(self.right), "rank": np.array(self.rank)}
+
+    def _restore(self, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> None:
+        """Takes the one merge of each token from arrays `[V]`."""
+        made = np.flatnonzero(left >= 0)
+        self.left, self.right, self.rank = left.tolist(), right.tolist(), rank.tolist()
+        pairs = left[made].astype(np.int64) * self.size + right[made]
+        self._fires = dict(zip(pairs.tolist(), rank[made].tolist(), strict=True))
 
     def _resolve(self, candidates: Iterable[tuple[int, int, int, int]], length: list[int]) -> None:
         """Finds the one merge of each reachable token, shorter tokens first."""

@@ -255,10 +255,10 @@ class LearnYourTokens(nnx.Module):
 
         at_BP = jnp.minimum(cache.words_B[:, None] * P + jnp.arange(P), cache.words[0].shape[2] - 1)
         write = (active_B & whole_B)[None, :, None, None, None]
+        slots = np.s_[:, row_B[:, None], at_BP]
         kept = jax.tree.map(
-            lambda x, new: x.at[:, row_B[:, None], at_BP].set(jnp.where(write, new, x[:, row_B[:, None], at_BP])),
-            cache.words, cache.next,
-        )  # fmt: skip
+            lambda x, new: x.at[slots].set(jnp.where(write, new, x[slots])), cache.words, cache.next
+        )
         words_B = cache.words_B + whole_B
         before_BPD = jnp.where(whole_B[:, None, None], cache.after_BPD, cache.before_BPD)
         size_B = jnp.where(began_B, 0, cache.size_B) + 1
@@ -324,8 +324,9 @@ class LearnYourTokens(nnx.Module):
             tuple(jnp.zeros((c.layers, B, M, N, H), dtype) for _ in range(2)) for M in (room_, P)
         )
         start_BPD = jnp.broadcast_to(self._cast(self.start), (B, P, c.width))
+        node_B, since_B = c.boundaries.start(B)
         return Cache(
-            zero_B, *c.boundaries.start(B), jnp.zeros((B, c.cap), jnp.int32), zero_B, zero_B, whole, following,
+            zero_B, node_B, since_B, jnp.zeros((B, c.cap), jnp.int32), zero_B, zero_B, whole, following,
             start_BPD, jnp.zeros_like(start_BPD),
         )  # fmt: skip
 

@@ -200,9 +200,7 @@ def _step_words(model, cache: Cache, which_B: jax.Array) -> Cache:
         q_BPNH, k_BPKH, v_BPKH = block.project(x_BPD, at_BP)
         k_BPKH = jnp.where(write_BP11, k_BPKH, k_LBMKH[at, row_B1, at_BP])
         v_BPKH = jnp.where(write_BP11, v_BPKH, v_LBMKH[at, row_B1, at_BP])
-        k_LBMKH, v_LBMKH = (
-            x.at[at, row_B1, at_BP].set(y) for x, y in ((k_LBMKH, k_BPKH), (v_LBMKH, v_BPKH))
-        )
+        k_LBMKH, v_LBMKH = (x.at[at, row_B1, at_BP].set(y) for x, y in ((k_LBMKH, k_BPKH), (v_LBMKH, v_BPKH)))
         a_BPNH = jax.vmap(attend_cached, in_axes=(1, None, None, 1), out_axes=1)(
             q_BPNH, k_LBMKH[at], v_LBMKH[at], visible_BPM
         )

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds")  # what may differ between equal runs
+# What may differ between equal runs: times, and `bytes`, which a run that goes on counts from where it does.
+TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds", "bytes")
 
 
 class Log:
@@ -96,6 +97,7 @@ class Log:
             "train/bits_per_byte": bits,
             **{name: x for name, x in figures.items() if name.startswith("eval/")},
             "bytes_per_second": rate,
+            "bytes": int(self._bytes),  # in the steps since the line before, like the rate
             "mfu": rate * self._flops / self._peak if self._peak else None,
             "data_wait_seconds": self._wait,
             "seconds": time.perf_counter() - self._began,

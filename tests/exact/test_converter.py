@@ -11,7 +11,7 @@ from enumeration import Enumeration, Membership
 from token_models import HistoryLM
 
 from bytelm.exact import convert
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.lm import END, LAW, ByteLM, Special, Text
 
 PADDED = 3  # columns of the model beyond the vocabulary
@@ -23,7 +23,7 @@ def tiny():
 
     def get(name: str) -> Canonical:
         if name not in built:
-            built[name] = Canonical(tokenizer_zoo.TINIES[name]())
+            built[name] = canonical_of(tokenizer_zoo.TINIES[name]())
         return built[name]
 
     return get

@@ -1,0 +1,270 @@
+"""A causal decoder over tokens: one module for the families of tokenized models that people have.
+
+Its parts are chosen by `TokenLMConfig`; the defaults are the backbone of the flat byte model
+(`bytelm.models.byte_transformer`), which is Qwen 3's. The module exists in two forms of the same
+parameters: layers stacked and scanned, for training; and one by one (`unstack`), for loaded models, where
+each layer's arrays are used where they lie instead of being copied out of the stack at every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bytelm import layers, sharding
+from bytelm.attention import attend
+from bytelm.layers import Params
+from bytelm.loss import Batch, Counts
+from bytelm.models import rotary
+from bytelm.models.rotary import Rope
+from bytelm.models.token_block import ACTIVATIONS, Block, Norm, attend_masked
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLMConfig:
+    """Sizes and parts of a tokenized decoder; None takes the usual proportion."""
+
+    vocab_size: int = 50_257
+    layers: int = 8
+    width: int = 512
+    heads: int = 8
+    key_heads: int | None = None  # default: as many as heads; 1: multi-query
+    head_width: int | None = None  # default: width / heads
+    mlp_width: int | None = None  # default: 8/3 width, rounded up to a multiple of 64
+    context: int = 2048  # positions that there are, in tokens
+    rope: Rope | None = dataclasses.field(default_factory=Rope)  # None: learned positions
+    norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
+    norm_epsilon: float = 1e-6
+    post_norms: bool = False  # also after attention and after the feed-forward layer (Gemma 2)
+    parallel: bool = False  # attention and feed-forward read the same stream (GPT-NeoX)
+    qk_norm: bool = True  # norm of each head's queries and keys (Qwen 3)
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    gated: bool = True
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    window: int | None = None  # tokens that a position sees, itself included; default: all
+    full_layers: tuple[int, ...] = ()  # layers without the window
+    query_scale: float | None = None  # of the scores; default: head_width ** -0.5
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float = 1.0
+    tied: bool = False  # the head is the table of tokens
+    isolate_documents: bool = True
+    dropout: float = 0.0
+    remat: Literal["none", "dots", "full"] = "none"  # what is computed again in the backward pass
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
+
+    def __post_init__(self) -> None:
+        names = ("vocab_size", "layers", "width", "heads", "key_heads", "head_width", "mlp_width", "context")
+        for name in (*names, "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name} must be positive, got {value}")
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
+        if self.rope is not None and int(self.H * self.rope.share) % 2:
+            raise ValueError(
+                f"model: {int(self.H * self.rope.share)} of a head's {self.H} turn (rope.share "
+                f"{self.rope.share}); the number must be even: rotary positions pair its halves"
+            )
+        if self.heads % self.K:
+            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.K}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"model.activation must be one of {', '.join(ACTIVATIONS)}: {self.activation!r}")
+        if self.norm not in ("rms", "rms_plus_one", "layer"):
+            raise ValueError(f"model.norm must be rms, rms_plus_one or layer, not {self.norm!r}")
+        if any(not 0 <= i < self.layers for i in self.full_layers):
+            raise ValueError(f"model.full_layers {self.full_layers}: the layers are 0..{self.layers - 1}")
+
+    @property
+    def K(self) -> int:
+        return self.key_heads or self.heads
+
+    @property
+    def H(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    @property
+    def F(self) -> int:
+        return self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.H**-0.5 if self.query_scale is None else self.query_scale
+
+    def window_of(self, layer: int) -> int | None:
+        return None if layer in self.full_layers else self.window
+
+    def compute_dtype(self) -> Any:
+        if self.dtype == "auto":
+            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.dtype(self.dtype)
+
+
+class TokenTransformer(nnx.Module):
+    """See the module. Made with a key; `stacked` says in which of its two forms."""
+
+    def __init__(self, config: TokenLMConfig, key: jax.Array, *, stacked: bool = True):
+        D, V = config.width, config.vocab_size
+        table, positions, blocks = jax.random.split(key, 3)
+        self.table = layers.param(table, (V, D), (None, "embed"), scale=0.02)
+        self.positions = (
+            layers.param(positions, (config.context, D), (None, "embed"), scale=0.02)
+            if config.rope is None
+            else None
+        )
+        self.blocks: Any
+        if stacked:
+            self.blocks = layers.stack(lambda k: Block(config, k), config.layers, blocks)
+        else:
+            self.blocks = nnx.List([Block(config, k) for k in jax.random.split(blocks, config.layers)])
+        self.norm = Norm(D, config)
+        self.head = None if config.tied else layers.param(None, (D, V), ("embed", None), scale=0.0)
+        self.config = config
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        documents_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the next token, float32 [B, T, V].
+
+        Args:
+          tokens_BT: integers below `vocab_size`; T is at most the context, where positions are learned.
+          documents_BT: numbers; tokens of different numbers do not see each other if the config isolates
+            documents. None: one document a row.
+          dropout_key: None for no dropout.
+        """
+        return self.logits(self.read(tokens_BT, documents_BT, dropout_key)[0])
+
+    def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """-log p of each target token, float32 [B, T]; the key is for dropout."""
+        logits_BTV = self(batch["inputs"], batch["documents"], key)
+        target_BT1 = batch["targets"].astype(jnp.int32)[..., None]
+        chosen_BT = jnp.take_along_axis(logits_BTV, target_BT1, axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+
+    @staticmethod
+    def counts(batch: Batch) -> Counts:
+        """What each target stands for: the token's bytes; sentinels and padding stand for none."""
+        bytes_BT = batch["bytes"].astype(jnp.float32)
+        return Counts(bytes_BT, batch["ends"], jnp.zeros_like(bytes_BT))
+
+    def embed(self, tokens_BT: jax.Array, position_BT: jax.Array) -> jax.Array:
+        """The stream before the first layer, [B, T, D]."""
+        c = self.config
+        x_BTD = self.table[...][tokens_BT.astype(jnp.int32)].astype(c.compute_dtype())
+        if c.embedding_scale != 1.0:
+            x_BTD = x_BTD * jnp.asarray(c.embedding_scale, x_BTD.dtype)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions[...][position_BT].astype(x_BTD.dtype)
+        return x_BTD
+
+    def turns(self, position_BT: jax.Array, length: int) -> tuple[jax.Array, jax.Array] | None:
+        rope = self.config.rope
+        return None if rope is None else rotary.turns(rope, self.config.H, position_BT, length)
+
+    def logits(self, x_D: jax.Array) -> jax.Array:
+        """[..., D] -> float32 [..., V]."""
+        x_D, f32 = self.norm(x_D), jnp.float32
+        if self.head is None:
+            table_VD = self.table[...].astype(x_D.dtype)
+            logits_V = jnp.einsum("...D,VD->...V", x_D, table_VD, preferred_element_type=f32)
+        else:
+            logits_V = jnp.matmul(x_D, self.head[...].astype(x_D.dtype), preferred_element_type=f32)
+        cap = self.config.logit_softcap
+        return logits_V if cap is None else cap * jnp.tanh(logits_V / cap)
+
+    def read(self, tokens_BT, documents_BT=None, dropout_key=None, keep: bool = False):
+        """The stream after all layers [B, T, D], and if `keep`, each layer's keys and values [B, T, K, H].
+
+        What is kept does not know how long its row will become, so "dynamic" positions stay unstretched.
+        """
+        c, T = self.config, tokens_BT.shape[1]
+        position_1T = jnp.arange(T)[None]
+        cos_sin = self.turns(position_1T, 0 if keep else T)
+        documents_BT = documents_BT if c.isolate_documents else None
+        keys = None if dropout_key is None else jax.random.split(dropout_key, c.layers)
+
+        def layer(x_BTD, per_layer, window):
+            block, key = per_layer
+            x_BTD = sharding.constrain(x_BTD, "batch", None, None)
+            q_BTNH, k_BTKH, v_BTKH = block.project(x_BTD, cos_sin)
+            a_BTNH = _attend(c, q_BTNH, k_BTKH, v_BTKH, documents_BT, window)
+            return block.finish(x_BTD, a_BTNH, key), (k_BTKH, v_BTKH) if keep else None
+
+        x_BTD = self.embed(tokens_BT, position_1T)
+        if isinstance(self.blocks, nnx.List):
+            kept = []
+            for i, block in enumerate(self.blocks):
+                x_BTD, k_v = layer(x_BTD, (block, None if keys is None else keys[i]), c.window_of(i))
+                kept.append(k_v)
+            return x_BTD, kept
+
+        # Windows that differ are data of the scan: the same program for each layer, another mask.
+        mixed = c.window is not None and bool(c.full_layers)
+        window_L = jnp.array([c.window_of(i) or T for i in range(c.layers)]) if mixed else None
+
+        def scanned(x_BTD, per_layer):
+            block, key, window = per_layer
+            return layer(x_BTD, (block, key), window if mixed else c.window)
+
+        if c.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            scanned = jax.checkpoint(scanned, policy=policy if c.remat == "dots" else None)
+        return jax.lax.scan(scanned, x_BTD, (self.blocks, keys, window_L))
+
+    @staticmethod
+    def cuts(config: TokenLMConfig) -> dict[str, tuple[str, int]]:
+        """Sizes that a mesh cuts: field of the config -> (name of `bytelm.sharding.RULES`, size)."""
+        return {
+            "heads": ("heads", config.heads),
+            "key_heads": ("heads", config.K),
+            "width": ("embed", config.width),
+            "mlp_width": ("mlp", config.F),
+        }
+
+    @staticmethod
+    def flops(config: TokenLMConfig, length: int) -> float:
+        """Floating-point operations of the forward pass, a token, in rows of `length` tokens.
+
+        Counted as `ByteTransformer.flops` counts them.
+        """
+        c = config
+        matrices = c.width * c.H * 2 * (c.heads + c.K) + (3 if c.gated else 2) * c.width * c.F
+        seen = 0.0
+        for i in range(c.layers):
+            w = min(c.window_of(i) or length, length)
+            seen += (w * (w + 1) / 2 + (length - w) * w) / length
+        return 2.0 * (c.layers * matrices + 2 * c.heads * c.H * seen + c.width * c.vocab_size)
+
+
+def _attend(c: TokenLMConfig, q_BTNH, k_BTKH, v_BTKH, documents_BT, window):
+    """Causal attention within rows; `window` is a number, None, or an array of one number."""
+    if c.attention_softcap is None and not isinstance(window, jax.Array):
+        q_BTNH = q_BTNH * jnp.asarray(c.scale * c.H**0.5, q_BTNH.dtype) if c.query_scale else q_BTNH
+        return attend(q_BTNH, k_BTKH, v_BTKH, documents_BT, window)
+    t = jnp.arange(q_BTNH.shape[1])
+    mask_BTS = (t[:, None] >= t)[None]
+    if window is not None:
+        mask_BTS = mask_BTS & (t[:, None] - t < window)
+    if documents_BT is not None:
+        mask_BTS = mask_BTS & (documents_BT[:, :, None] == documents_BT[:, None, :])
+    k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    return attend_masked(q_BTNH, k_BKTH, v_BKTH, mask_BTS, c.scale, c.attention_softcap)
+
+
+def unstack(params: Params) -> Params:
+    """Parameters with stacked layers as those of the form with layers one by one."""
+    count = len(jax.tree.leaves(params["blocks"])[0])
+    blocks = {str(i): jax.tree.map(lambda x: x[i], params["blocks"]) for i in range(count)}  # noqa: B023
+    return {**params, "blocks": blocks}
