@@ -24,7 +24,13 @@ RICH = Config(
 )
 
 
-@pytest.mark.parametrize("config", [Config(), RICH, *(Config(model=kind()) for kind in models.CONSTRUCTORS)])
+def of_model(kind):
+    """A config with a model of this kind; one of tokens needs a tokenizer."""
+    tokenizer = "tokenizer.json" if kind is models.TokenLMConfig else None
+    return Config(model=kind(), data=Data(tokenizer=tokenizer))
+
+
+@pytest.mark.parametrize("config", [Config(), RICH, *map(of_model, models.CONSTRUCTORS)])
 def test_json_round_trip(config, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configs.to_dict(config), allow_nan=False))
