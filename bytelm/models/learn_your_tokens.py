@@ -91,22 +91,22 @@ class Block(nnx.Module):
         self.wide = param(e, (D, hidden), ("embed", "mlp"), inputs=1)
         self.bias = param(None, (hidden,), ("mlp",), scale=0.0)
         self.down = param(f, (hidden, D), ("mlp", "embed"), inputs=1, scale=0.5)
-        self.norms = [LayerNorm(D), LayerNorm(D)]
+        self.norm_attention, self.norm_mlp = LayerNorm(D), LayerNorm(D)
         self.rate, self.post = rate, post
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:
-        h_BTD = x_BTD if self.post else self.norms[0](x_BTD)
+        h_BTD = x_BTD if self.post else self.norm_attention(x_BTD)
         return tuple(layers.split_heads(h_BTD, w[...]) for w in (self.query, self.key, self.value))
 
     def finish(self, x_BTD: jax.Array, a_BTNH: jax.Array, key: jax.Array | None) -> jax.Array:
         one, two = (None, None) if key is None else jax.random.split(key)
         x_BTD = x_BTD + layers.dropout(layers.merge_heads(a_BTNH, self.out[...]), self.rate, one)
-        x_BTD = self.norms[0](x_BTD) if self.post else x_BTD
-        h_BTD = x_BTD if self.post else self.norms[1](x_BTD)
+        x_BTD = self.norm_attention(x_BTD) if self.post else x_BTD
+        h_BTD = x_BTD if self.post else self.norm_mlp(x_BTD)
         h_BTF = layers.linear(h_BTD, self.wide[...]) + self.bias[...].astype(h_BTD.dtype)
         h_BTF = jax.nn.relu(h_BTF) if self.post else jax.nn.gelu(h_BTF)
         x_BTD = x_BTD + layers.dropout(layers.linear(h_BTF, self.down[...]), self.rate, two)
-        return self.norms[1](x_BTD) if self.post else x_BTD
+        return self.norm_mlp(x_BTD) if self.post else x_BTD
 
 
 class LayerNorm(nnx.Module):

@@ -34,9 +34,9 @@ from bytelm.words.machine import Rule
 class WordPooledConfig:
     """Sizes of a word-pooled model; None takes the usual proportion. The plain names are the word level's."""
 
-    rule: str = words.DEFAULT
+    rule: str = "closing"  # of the rules that knew at once and the others, the best at equal seconds
     cap: int = words.CAP  # C, most symbols of a word
-    words: int = 640  # W, most words of a row; bytes that would need more carry no loss
+    words: int = 512  # W, most words of a row; bytes that would need more carry no loss
     layers: int = 8
     width: int = 512
     heads: int = 8

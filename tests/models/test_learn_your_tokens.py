@@ -30,7 +30,7 @@ def model(request):
 
 
 def row(data):
-    return np.r_[END, np.frombuffer(data, np.uint8)][None].astype(np.int32)
+    return np.r_[END, np.frombuffer(data, np.uint8).astype(np.int32)][None]
 
 
 def batch(rows_BT, documents_BT):
