@@ -39,7 +39,7 @@ config = Config(
 """
 TOKENS = {
     "model": "TokenLMConfig(layers=1, width=16, heads=2, mlp_width=16, window=8, context=256)",
-    "tokenizer": "tokenizer=Bpe(size=290),",
+    "tokenizer": "tokenizer=Bpe(size=275),",
 }
 BYTES = {"model": "ByteTransformerConfig(layers=1, width=16, heads=2, mlp_width=16)", "tokenizer": ""}
 TEXTS = [b"alpha beta", "\u00e9 gamma".encode(), b""]
@@ -90,10 +90,10 @@ def byte_run(place):
 
 
 def test_a_run_leaves_its_tokenizer_and_bits_of_the_same_bytes(place, run, byte_run):
-    assert Tokens(run / "tokenizer.json").vocab_size == 290
+    assert Tokens(run / "tokenizer.json").vocab_size == 275
     config, params = parameters(run)
-    assert config.model.vocab_size == 290
-    assert params["table"].shape == (290, 16)
+    assert config.model.vocab_size == 275
+    assert params["table"].shape == (275, 16)
     ours, theirs = place.last("tokens"), place.last("bytes")
     assert ours["eval/bytes"] == theirs["eval/bytes"] == place.valid
     assert ours["eval/canonical_tokens_bits_per_byte"] == ours["eval/bits_per_byte"] > 0
@@ -101,7 +101,7 @@ def test_a_run_leaves_its_tokenizer_and_bits_of_the_same_bytes(place, run, byte_
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     assert [x["prompt"] for x in samples] == ["", "al"]
     assert all(len(x["text"].encode("utf-8", "ignore")) <= 36 for x in samples)
-    assert describe(run)["tokenizer"] == "byte-level BPE of 290 tokens"
+    assert describe(run)["tokenizer"] == "byte-level BPE of 275 tokens"
 
 
 def test_gone_on_with_it_is_the_same_to_the_bit(place, run):
@@ -134,7 +134,7 @@ def test_exported_for_transformers(run, tmp_path):
     }
     assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen3"
     config, params = parameters(run)
-    row_BT = np.random.default_rng(0).integers(0, 290, (2, 24))
+    row_BT = np.random.default_rng(0).integers(0, 275, (2, 24))
     ours = np.asarray(TransformerLM(config.model, unstack(params)).logits(unstack(params), row_BT))
     back, _ = hub.read(folder)
     np.testing.assert_array_equal(np.asarray(back.logits(back.params, row_BT)), ours)

@@ -21,6 +21,7 @@ from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
 from bytelm.cli.score import Score
 from bytelm.cli.train_tokenizer import TrainTokenizer
+from bytelm.cli.weights import Weights
 from bytelm.cli.words import Words
 
 Command: TypeAlias = (
@@ -30,6 +31,7 @@ Command: TypeAlias = (
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]
+    | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Words, tyro.conf.subcommand("words")]
 )
 

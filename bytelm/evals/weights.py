@@ -37,7 +37,7 @@ def fit_mean(score_KN: np.ndarray, *, tolerance: float = 1e-9, most: int = 10_00
     return weight_K / weight_K.sum()
 
 
-def fit_product(law_KNV: np.ndarray, symbols_N: Sequence[int]) -> np.ndarray:
+def fit_product(law_KNV: np.ndarray, symbols_N: Sequence[int] | np.ndarray) -> np.ndarray:
     """Exponents [K], 0 or more, of a product of laws, by bounded quasi-Newton steps.
 
     Args:

@@ -92,6 +92,7 @@ def ours(theirs: np.ndarray, leaf: Leaf, config: TokenLMConfig) -> np.ndarray:
 
 def theirs(parts: list[tuple[Leaf, Any]], config: TokenLMConfig) -> np.ndarray:
     """A tensor of theirs from what it holds: one parameter, or queries, keys and values."""
+    parts = sorted(parts, key=lambda part: part[0].source.part or ("", 0))  # queries, keys, values
     merged = [np.asarray(jax.device_get(x)).reshape(leaf.merged) for leaf, x in parts]
     source = parts[0][0].source
     if source.part is None:
