@@ -12,7 +12,8 @@ import pytest
 from bytelm import config as configs
 from bytelm import models
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Samples, Training, check_same
-from bytelm.data import Files, Mix, Stdlib
+from bytelm.data import Bpe, Files, Fim, Mix, Stdlib
+from bytelm.models import TokenLMConfig
 from bytelm.sharding import MeshShape
 from bytelm.training.launch import read_config
 
@@ -24,13 +25,12 @@ RICH = Config(
 )
 
 
-def of_model(kind):
-    """A config with a model of this kind; one of tokens needs a tokenizer."""
-    tokenizer = "tokenizer.json" if kind is models.TokenLMConfig else None
-    return Config(model=kind(), data=Data(tokenizer=tokenizer))
+def with_model(kind):
+    tokenizer = Bpe(size=300, longest=4) if kind is TokenLMConfig else None
+    return Config(model=kind(), data=Data(tokenizer=tokenizer, fim=Fim(rate=0.5)))
 
 
-@pytest.mark.parametrize("config", [Config(), RICH, *map(of_model, models.CONSTRUCTORS)])
+@pytest.mark.parametrize("config", [Config(), RICH, *map(with_model, models.CONSTRUCTORS)])
 def test_json_round_trip(config, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configs.to_dict(config), allow_nan=False))
