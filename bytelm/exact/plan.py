@@ -103,8 +103,8 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: b
         depth.append(max(deep))
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
-    places = -(-max(used) // 32) * 32 if max(used) else 1
-    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), 32))
+    places = -(-max(used) // 64) * 64 if max(used) else 1
+    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), min(128, _SLOTS)))
     lengths, steps = [len(trunk) for trunk in trunks], []
     for s in range(max(map(len, blocks))):
         here = [one[s] if s < len(one) else None for one in blocks]
@@ -222,7 +222,7 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int, wi
         (new[0], new[1], new[2]),
         pairs,
         _filled(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
-        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
+        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 8 * B * N),
         spans,
         wider,
     )
