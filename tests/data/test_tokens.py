@@ -15,9 +15,7 @@ from bytelm.data.tokenizer import SMALLEST, Bpe, make, train
 from bytelm.exact import Canonical
 from bytelm.lm import END
 
-WORDS = "def return self import value é naïve 中文 한국 12 3456 (x): \n\n    # -> don't <|endoftext|>".split(
-    " "
-)
+WORDS = ["def", "return", "self", "import", "value", "é", "naïve", "中文", "한국", "12", "3456", "(x):", "\n\n", "", "", "", "#", "->", "don't", "<|endoftext|>"]
 BAD = b"broken \xff\xfe bytes"
 
 
