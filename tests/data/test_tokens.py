@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from bytelm.data.tokenizer import SMALLEST, Bpe, make, train
 from bytelm.exact import Canonical
 from bytelm.lm import END
 
-WORDS = "def return self import value é naïve 中文 한국 12 3456 (x): \n\n    # -> don't <|endoftext|>".split(
-    " "
+WORDS = (
+    *("def", "return", "self", "import", "value", "é", "naïve", "中文", "한국", "12", "3456"),
+    *("(x):", "\n\n", "", "", "#", "->", "don't", "<|endoftext|>"),
 )
 BAD = b"broken \xff\xfe bytes"
 
@@ -159,7 +161,7 @@ def reference(tokens, texts, piece):
     """(the symbol before, targets) of a piece, token by token."""
     line = [tokens.end, *tokens.encode([texts[piece.document]])[0].tolist(), tokens.end]
     at, found, previous = 0, [], False
-    for before, token in zip(line[:-1], line[1:], strict=True):
+    for before, token in pairwise(line):
         stop = len(texts[piece.document]) + 1 if piece.stop is None else piece.stop
         inside = bool(tokens.data[token]) and tokens.data[token][0] & 0xC0 == 0x80
         own = previous if inside else piece.start <= at < stop

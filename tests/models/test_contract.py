@@ -1,4 +1,4 @@
-"""What every architecture must satisfy: all that `models.CONSTRUCTORS` holds is tested here."""
+"""What every architecture must satisfy: all byte models of `models.CONSTRUCTORS` are tested here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from bytelm.loss import nats_of
 T = 24
 EDGES = (9, 17)  # where documents begin
 WINDOW = 4
-# Of these two the first gives its law one symbol at a time, the second reads tokens; each has its own tests.
-OTHERS = {models.LearnYourTokensConfig, models.TokenLMConfig}
+# The published model's law comes one symbol at a time; test_learn_your_tokens.py holds it to the same. The
+# decoder of tokens has other symbols: test_token_lm.py.
+OTHERS = (models.LearnYourTokensConfig, models.TokenLMConfig)
 KINDS = [kind for kind in models.CONSTRUCTORS if kind not in OTHERS]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
