@@ -1,7 +1,7 @@
 """python train.py pooled_8m
 
 The word-pooled model whose word level is as deep and wide as the flat model of `flat_8m`, on the standard
-library: the model whose speed `scripts/bench_words.py` and `scripts/bench_generate.py` measure. An hour on two cores.
+library: the model whose speed `scripts/bench_words.py` and `scripts/bench_generate.py` measure.
 """
 
 import dataclasses

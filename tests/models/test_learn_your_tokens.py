@@ -53,13 +53,13 @@ def test_law_is_that_of_enumeration(model):
     divided by its sum over the 257.
     """
     data = TEXT[:14]
-    nats = jax.jit(model.nats)
+    nats = jax.jit(model.nats)  # END fills the rows: it leaves the words before it as they are
     law_TV = jax.jit(model.__call__)(row(data))[0]
     for t in (0, 1, 3, 5, 9, 13):
         rows_VT = np.repeat(row(data[:t]), LAW, axis=0)
         found_VT = nats(
             {
-                "inputs": np.pad(rows_VT, ((0, 0), (0, 14 - t)), constant_values=97),
+                "inputs": np.pad(rows_VT, ((0, 0), (0, 14 - t)), constant_values=END),
                 "targets": np.pad(
                     np.concatenate([rows_VT[:, 1:], np.arange(LAW)[:, None]], axis=1), ((0, 0), (0, 14 - t))
                 ),
