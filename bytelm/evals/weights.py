@@ -61,7 +61,7 @@ def mean_nats(score_KN: np.ndarray, on_KN: np.ndarray, weight_K: np.ndarray) -> 
     return float(-(np.where(impossible_N, -np.inf, mixed_N - np.where(impossible_N, 0.0, counted_N))).sum())
 
 
-def fit_product(law_KNV: np.ndarray, symbols_N: Sequence[int]) -> np.ndarray:
+def fit_product(law_KNV: np.ndarray, symbols_N: Sequence[int] | np.ndarray) -> np.ndarray:
     """Exponents [K], 0 or more, of a product of laws, by bounded quasi-Newton steps.
 
     Args:

@@ -45,8 +45,11 @@ class Folder:
 
 def is_folder(path: Path) -> bool:
     """Whether `path` holds a Hugging Face model rather than a run of this project."""
-    config = path / "config.json"
-    return config.is_file() and ("model_type" in (data := _json(config)) or "architectures" in data)
+    try:
+        data = _json(path / "config.json")
+    except ValueError:
+        return False
+    return "model_type" in data or "architectures" in data
 
 
 def look(path: str | Path) -> Folder:

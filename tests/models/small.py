@@ -14,6 +14,8 @@ from bytelm import layers, models
 SIZES = {
     **{"layers": 2, "width": 16, "heads": 2, "key_heads": 1, "mlp_width": 24, "rope_base": 100.0},
     "dtype": "float32",
+    # Of word-pooled models: the words of the level above, and the narrow level.
+    **{"words": 24, "cap": 6, "byte_width": 12, "byte_heads": 2, "byte_mlp_width": 16, "decoder_layers": 1},
 }
 
 
