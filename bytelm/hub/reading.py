@@ -224,11 +224,17 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _stored_name(folder: Folder, name: str) -> str:
-    """The name of a tensor in the folder: without its prefix where the whole folder lacks it."""
-    prefix = folder.family.prefix
-    if name.startswith(prefix) and not any(x.startswith(prefix) for x in folder.files):
-        return name.removeprefix(prefix)
-    return name
+    """The name of a tensor in the folder: without its prefix where the whole folder lacks it.
+
+    A table of tokens that is tied to the head may be there under the head's name alone.
+    """
+    prefix, names = folder.family.prefix, folder.family.names
+    bare = not any(x.startswith(prefix) for x in folder.files)
+    stored = name.removeprefix(prefix) if bare else name
+    if folder.config.tied and name == names["table"] and stored not in folder.files:
+        head = names["head"].removeprefix(prefix) if bare else names["head"]
+        return head if head in folder.files else stored
+    return stored
 
 
 def _matched(folder: Folder, names: set[str], config: TokenLMConfig) -> dict[str, Path]:
