@@ -28,6 +28,8 @@ class Eval:
     """Examples before each item (default: as the task says)."""
     batch: int = 8
     """Requests at a time."""
+    context: int | None = None
+    """Most bytes of a context with what follows it; longer ones lose their beginning (default: none do)."""
     out: OptionalFile = None
     """Also write the results as JSON."""
     together: Annotated[Together, tyro.conf.OmitArgPrefixes] = field(default_factory=Together)
@@ -49,7 +51,13 @@ class Eval:
         lm = model(self.models, self.together)
         with usage(FileNotFoundError):
             found = harness.run(
-                lm, self.tasks, Path(self.data_dir), limit=self.limit, shots=self.shots, batch=self.batch
+                lm,
+                self.tasks,
+                Path(self.data_dir),
+                limit=self.limit,
+                shots=self.shots,
+                batch=self.batch,
+                room=self.context,
             )
         results = {task: _metrics(values) for task, values in found["results"].items()}
         counts = {task: n["effective"] for task, n in found.get("n-samples", {}).items()}

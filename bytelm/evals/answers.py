@@ -18,7 +18,12 @@ Progress = Callable[[int], object]
 
 
 def loglikelihoods(
-    lm: ByteLM, pairs: Sequence[tuple[str, str]], *, batch: int = 8, progress: Progress = lambda done: None
+    lm: ByteLM,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    batch: int = 8,
+    room: int | None = None,
+    progress: Progress = lambda done: None,
 ) -> list[tuple[float, bool]]:
     """For each (context, continuation): log p(continuation | context) in nats, and whether it is byte-greedy.
 
@@ -26,9 +31,13 @@ def loglikelihoods(
     model may begin in the context and end in the continuation. What follows the continuation is open: its
     probability is of a beginning, not with the end of text. It is byte-greedy if `generate` at temperature 0
     would begin with it: each byte is the likeliest symbol of its law, the lowest of several such.
+
+    Where context and continuation are longer than `room` bytes, the context loses its beginning. By default
+    nothing is cut, and a model may refuse what is too long for it (converted ones do, with ValueError).
     """
     found: dict[int, tuple[float, bool]] = {}
     data = [(as_bytes(context), as_bytes(continuation)) for context, continuation in pairs]
+    data = [(_last(a, None if room is None else room - len(b)), b) for a, b in data]
     for rows in _batches([len(a) + len(b) for a, b in data], batch):
         laws = lm.laws([data[i][1] for i in rows], [data[i][0] for i in rows])
         for i, law_TV in zip(rows, laws, strict=True):
@@ -62,13 +71,15 @@ def completions(
     *,
     batch: int = 8,
     max_bytes: int = MAX_BYTES,
+    room: int | None = None,
     progress: Progress = lambda done: None,
 ) -> list[str]:
     """Completes each context by its settings, named as in lm-evaluation-harness.
 
     `until` are stop strings; `max_gen_toks` counts *bytes*; without `do_sample`, or at temperature 0, the
     likeliest byte is taken; `temperature`, `top_k`, `top_p`, `min_p` are of the law of a byte.
-    Bytes that are no UTF-8 become U+FFFD. Raises ValueError for any other setting.
+    Bytes that are no UTF-8 become U+FFFD. Where context and `max_gen_toks` are more than `room` bytes, the
+    context loses its beginning. Raises ValueError for any other setting.
     """
     found: dict[int, str] = {}
     alike: dict[str, list[int]] = {}
@@ -79,7 +90,8 @@ def completions(
         setting = settings[members[0]]
         for number, rows in enumerate(_batches([len(requests[i][0]) for i in members], batch)):
             seed = setting["seed"] + number  # or the rows of all batches would draw alike
-            prompts = [as_bytes(requests[members[j]][0]) for j in rows]
+            left = None if room is None else room - setting["max_bytes"]
+            prompts = [_last(as_bytes(requests[members[j]][0]), left) for j in rows]
             for j, text in zip(rows, generate(lm, prompts, **{**setting, "seed": seed}), strict=True):
                 found[members[j]] = text.decode("utf-8", "replace")
             progress(len(rows))
@@ -109,6 +121,16 @@ def settings_of(given: Mapping[str, Any], max_bytes: int = MAX_BYTES) -> dict[st
             "max_gen_toks (which counts bytes), do_sample, temperature, top_k, top_p, min_p, seed"
         )
     return found
+
+
+def _last(context: bytes, left: int | None) -> bytes:
+    """At most `left` bytes from the end, beginning with a character; None: all."""
+    if left is None or len(context) <= left:
+        return context
+    first = len(context) - max(left, 0)
+    while first < len(context) and 0x80 <= context[first] < 0xC0:
+        first += 1
+    return context[first:]
 
 
 def _batches(sizes: Sequence[int], batch: int) -> list[list[int]]:

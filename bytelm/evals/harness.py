@@ -38,6 +38,8 @@ class Harness(LM):
       rule, weights: of the ensemble; weights are joined by ";" too. One number is one weight.
       batch_size: requests at a time; lm-eval's own command line says 1 unless --batch_size is given.
       max_gen_toks: *bytes* of a completion at most, where a task does not say.
+      max_length: *bytes* of a context and what follows it; longer contexts lose their beginning. None:
+        nothing is cut, and a model may refuse what is too long for it.
       lm: a ByteLM, in place of a path.
     """
 
@@ -48,6 +50,7 @@ class Harness(LM):
         weights: str | float | None = None,
         batch_size: int | str = 8,
         max_gen_toks: int = answers.MAX_BYTES,
+        max_length: int | None = None,
         lm: ByteLM | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -68,10 +71,15 @@ class Harness(LM):
             alone = len(members) == 1 and weight is None
             lm = members[0] if alone else Ensemble(members, rule, weight)  # type: ignore[arg-type]
         self.lm, self.batch, self.max_bytes = lm, int(batch_size), int(max_gen_toks)
+        self.room = None if max_length is None else int(max_length)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p(continuation | context), and whether it is byte-greedy."""
-        return self._answer("loglikelihood", answers.loglikelihoods, requests, disable_tqdm, whole=True)
+
+        def score(lm: ByteLM, given: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+            return answers.loglikelihoods(lm, given, room=self.room, **kwargs)
+
+        return self._answer("loglikelihood", score, requests, disable_tqdm, whole=True)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """log p of the bytes of each document."""
@@ -81,7 +89,7 @@ class Harness(LM):
         """Completions; `max_gen_toks` counts bytes."""
 
         def complete(lm: ByteLM, given: Any, **kwargs: Any) -> list[str]:
-            return answers.completions(lm, given, max_bytes=self.max_bytes, **kwargs)
+            return answers.completions(lm, given, max_bytes=self.max_bytes, room=self.room, **kwargs)
 
         return self._answer("generate_until", complete, requests, disable_tqdm, whole=True)
 
@@ -103,6 +111,7 @@ def run(
     limit: int | None = None,
     shots: int | None = None,
     batch: int = 8,
+    room: int | None = None,
 ) -> dict[str, Any]:
     """Runs tasks without network and returns lm-eval's results.
 
@@ -111,6 +120,7 @@ def run(
       data: the folder that relative paths of data in a task file begin in.
       limit: items of a task at most.
       shots: examples before each item; None: as the task says.
+      batch, room: requests at a time, and `max_length` of `Harness`.
 
     Raises FileNotFoundError where data are not on this machine, ValueError for an unknown task.
     """
@@ -129,7 +139,7 @@ def run(
         for task in tasks:
             _check_data(manager, task)
         return simple_evaluate(
-            Harness(lm=lm, batch_size=batch),
+            Harness(lm=lm, batch_size=batch, max_length=room),
             tasks=list(tasks),
             task_manager=manager,
             limit=limit,

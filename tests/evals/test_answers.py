@@ -78,6 +78,24 @@ def test_sampling_differs_between_batches_and_repeats_by_seed():
     assert completions(lm, [("a", ask)] * 4, batch=1) == found
 
 
+def test_long_contexts_lose_their_beginning():
+    seen = []
+
+    class Spy(fakes.HistoryLM):
+        def start(self, prompts):
+            seen.extend(prompts)
+            return super().start(prompts)
+
+    lm = Spy(fakes.uniform().law)
+    loglikelihoods(lm, [("abcéd", "xy"), ("ab", "xy"), ("abc", "uvwxyz")], room=5)  # é is two bytes
+    assert sorted(seen) == [b"", b"ab", "éd".encode()]
+    seen.clear()
+    loglikelihoods(lm, [("abcéd", "xyz")], room=5)
+    completions(lm, [("abcd", {"max_gen_toks": 2})], room=5)
+    completions(lm, [("abcd", {"max_gen_toks": 2})])
+    assert seen == [b"d", b"bcd", b"abcd"]
+
+
 def test_settings():
     given = {"until": None, "do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "seed": 2}
     assert settings_of(given, 7) == {
