@@ -14,6 +14,7 @@ nobody else has.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -266,10 +267,8 @@ def _followed(command: Sequence[str | bytes], limits: Limits, stdin: bytes, fold
     finally:
         # The leader's death ends the PID namespace; without one the group is all there is to end.
         for end in (lambda: os.killpg(process.pid, signal.SIGKILL), process.kill):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 end()
-            except (ProcessLookupError, PermissionError):
-                pass
         status = process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
@@ -294,7 +293,9 @@ def _exchanged(
     most: int,
 ) -> Verdict:
     """Moves bytes until the program has ended ("failed", for now) or went too far."""
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     streams = {process.stdout.fileno(): output, process.stderr.fileno(): errors}
     to = process.stdin.fileno()
     os.set_blocking(to, False)

@@ -138,8 +138,8 @@ def test_endless_output(box):
 
 
 def test_writing_outside(box):
-    text = "import stat\nfor folder in ('/', '..', '/tmp', '/usr', '/etc', '/dev', '/dev/shm', '/var/tmp', '/root',"
-    text += " '/home', os.path.dirname(os.__file__)):\n"
+    text = "import stat\nfor folder in ('/', '..', '/tmp', '/usr', '/etc', '/dev', '/dev/shm', '/var/tmp',"
+    text += " '/root', '/home', os.path.dirname(os.__file__)):\n"
     text += f"  try: open(folder + '/{MARK}', 'w')\n  except OSError: continue\n  print('wrote', folder)\n"
     outcome = box.run(attack(text + "print('end')"))
     assert outcome.output == b"end\n"
@@ -199,9 +199,9 @@ def test_the_death_of_the_one_who_runs_it(box):
     process.wait()
     # The folder that it could not take away is empty: nothing was mounted in our sight.
     for folder in Path(tempfile.gettempdir()).glob("bytelm-*"):
-        if time.time() - folder.stat().st_mtime < 60 and not list(folder.iterdir()):
-            if str(folder) != box._place.name:
-                shutil.rmtree(folder, ignore_errors=True)
+        recent = time.time() - folder.stat().st_mtime < 60
+        if recent and not list(folder.iterdir()) and str(folder) != box._place.name:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_refuses_without_containment(monkeypatch):
