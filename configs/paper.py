@@ -1,7 +1,7 @@
 """python train.py paper --data.source.paths tinyshakespeare.txt
 
-Learn Your Tokens as published (docs/learn_your_tokens.md): 39 million parameters, about 192 words of context,
-AdamW at 1e-4 in batches of 2. The last tenth is held out. Made for a GPU; on two cores days.
+Learn Your Tokens as published (docs/learn_your_tokens.md): about 192 words of context, AdamW at 1e-4
+in batches of 2. The last tenth is held out. Made for a GPU; on two cores days.
 """
 
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Optimizer, Samples, Training

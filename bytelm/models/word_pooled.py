@@ -34,7 +34,7 @@ from bytelm.words.machine import Rule
 class WordPooledConfig:
     """Sizes of a word-pooled model; None takes the usual proportion. The plain names are the word level's."""
 
-    rule: str = "closing"  # of the rules that knew at once and the others, the best at equal seconds
+    rule: str = "closing"  # docs/word_pooled.md says what was measured
     cap: int = words.CAP  # C, most symbols of a word
     words: int = 512  # W, most words of a row; bytes that would need more carry no loss
     layers: int = 8

@@ -13,7 +13,7 @@ from bytelm.lm import END, LAW
 from bytelm.models import LearnYourTokensConfig
 from bytelm.models.learn_your_tokens import STOP
 
-SIZES = {"words": 12, "cap": 5, "layers": 2, "width": 16, "heads": 2, "mlp_width": 24, "encoder_layers": 1}
+SIZES = {"words": 30, "cap": 5, "layers": 2, "width": 16, "heads": 2, "mlp_width": 24, "encoder_layers": 1}
 T = 24
 TEXT = b"ab, cd  a(b) dcb abcdabcd a."
 
@@ -69,7 +69,7 @@ def test_law_is_that_of_enumeration(model):
         joint_V = -np.asarray(found_VT)[:, t].astype(np.float64)
         expected_V = joint_V - np.logaddexp.reduce(joint_V)
         np.testing.assert_allclose(law_TV[t], expected_V, atol=2e-4)
-        assert np.logaddexp.reduce(joint_V) < -1e-3  # what the division adds is not nothing
+        assert np.logaddexp.reduce(joint_V) < -1e-4  # what the division adds is not nothing
 
 
 def test_loss_is_an_upper_bound_of_the_law(model):
