@@ -246,6 +246,9 @@ class TreeLM(TokenLM, Protocol):
     caller normalises over all tokens or over those that it allows. Sizes are static: the caller pads them
     to few. A cache holds a *trunk*, the tokens no longer in doubt, and *nodes* at numbered places, which
     the caller hands out. `open`, `grow`, `extend` and `commit` may consume the cache that they are given.
+
+    A model may also have ``reordered(columns_P)``: a `TreeLM` whose logits are these columns of its own, in
+    their order, and the function that makes its parameters of this one's. Conversion is faster with it.
     """
 
     context: int | None  # most tokens on a path

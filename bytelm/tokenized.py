@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,6 +60,19 @@ class TransformerLM:
         other = copy.copy(self)
         other.params = params
         return other
+
+    def reordered(self, columns_P: np.ndarray) -> tuple[TransformerLM, Callable[[Params], Params]]:
+        """The model whose logits are these columns of this one's, in this order, and what makes its params.
+
+        These hold a head of their own, so that sorting costs memory once instead of time in each pass.
+        """
+        config = dataclasses.replace(self.config, tied=False)
+
+        def select(params: Params) -> Params:
+            head_DV = params["table"].T if self.config.tied else params["head"]
+            return {**params, "head": head_DV[:, columns_P]}
+
+        return TransformerLM(config, self.params), select
 
     # ---- the forms of evaluation ----
 

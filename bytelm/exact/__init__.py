@@ -1,8 +1,19 @@
 """Exact conversion: a tokenized language model as a model over bytes."""
 
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.bounds import Bounds
+from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.exact.converter import ConvertedLM, convert
 from bytelm.exact.errors import Unsupported
+from bytelm.exact.frontier import AllLM
 from bytelm.exact.vocabulary import Vocabulary
 
-__all__ = ["Canonical", "ConvertedLM", "Unsupported", "Vocabulary", "convert"]
+__all__ = [
+    "AllLM",
+    "Bounds",
+    "Canonical",
+    "ConvertedLM",
+    "Unsupported",
+    "Vocabulary",
+    "canonical_of",
+    "convert",
+]

@@ -11,14 +11,14 @@ are settled by looking for a continuation, token by token.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from bytelm.exact.parts import Parts
 from bytelm.exact.selfcheck import check
 from bytelm.exact.source import Source, read
-from bytelm.exact.states import AFTER_DUMMY, AT_START, State, States
+from bytelm.exact.states import AT_START, State, States
 
 NOTHING = -1
 """In place of the last token: the sequence is empty."""
@@ -27,8 +27,21 @@ _CACHE_BYTES = 1 << 27  # of masks
 _CACHE_STEPS = 1 << 18  # pairs of a last token and a state
 
 
+def canonical_of(tokenizer: Any) -> Canonical:
+    """pre(D) of a tokenizer in any of its forms: a `Canonical`, or what has the same face for Unigram models.
+
+    Raises `Unsupported`, TypeError for what is no tokenizer.
+    """
+    from bytelm.exact.unigram import UnigramCanonical
+
+    if isinstance(tokenizer, Canonical | UnigramCanonical):
+        return cast(Canonical, tokenizer)
+    source = tokenizer if isinstance(tokenizer, Source) else read(tokenizer)
+    return Canonical(source) if source.unigram is None else cast(Canonical, UnigramCanonical(source))
+
+
 class Canonical:
-    """pre(D) of a tokenizer, from any of its forms. Raises `Unsupported`.
+    """pre(D) of a BPE tokenizer, from any of its forms. Raises `Unsupported`.
 
     States are small ints; 0 is no state: the sequence is not in pre(D). Sequences start in `start`, those
     of a segment without a dummy space in `plain_start`. Masks are over the M rows of `vocabulary.order`.
@@ -37,6 +50,8 @@ class Canonical:
     def __init__(self, tokenizer: Any):
         self.source = tokenizer if isinstance(tokenizer, Source) else read(tokenizer)
         self.parts = parts = Parts(self.source)
+        if parts.merges is None:
+            raise TypeError("a Unigram model: take canonical_of")
         self.vocabulary, self.merges = parts.vocabulary, parts.merges
         self._states = states = States(parts)
         self._live: dict[tuple[int, int], bool] = {}
@@ -46,6 +61,7 @@ class Canonical:
         self._may_follow = functools.lru_cache(maxsize=256)(parts.follow.may_follow)
         self._may_finish = functools.lru_cache(maxsize=1 << 14)(parts.finish.may_follow)
         self._row = functools.cache(self._find_row)
+        self._open_rows = functools.cache(self._find_open_rows)
         self._can_finish = functools.cache(self._find_can_finish)
         self.plain_start = states.intern(State(parts.splitter.start))
         self.start = self.plain_start
@@ -80,9 +96,23 @@ class Canonical:
     def _mask(self, last: int, state: int) -> np.ndarray:
         """The rows that may follow: booleans `[M]`, read-only; cached as `mask`."""
         found = np.zeros(len(self.vocabulary.rows), bool)
+        at = self._states.states[state]
+        if state and not (at.partial or at.start or self.parts.added):  # the common case, and the faster way
+            if last != NOTHING:
+                found |= self._open_rows(at.cut, 0)
+                found[self.parts.usable[self.parts.follow.refused(last)]] = False
+            found |= self._open_rows(at.cut, 1)
+            found.flags.writeable = False
+            return found
         for rows, states in self._successors(last, state, live=True):
             found[rows[states > 0]] = True
         found.flags.writeable = False
+        return found
+
+    def _find_open_rows(self, cut: int, way: int) -> np.ndarray:
+        """`_find_row` as booleans `[M]`."""
+        found = np.zeros(len(self.vocabulary.rows), bool)
+        found[self.parts.usable] = self._row(cut, way) > 0
         return found
 
     def follow(self, tokens: list[int], start: int | None = None) -> int:
@@ -148,19 +178,8 @@ class Canonical:
         """The states after the first tokens of a text with a dummy space."""
         states = states.copy()
         for i in np.flatnonzero(states).tolist():
-            states[i] = self._started(at, self.vocabulary.rows[rows[i]], int(states[i]))
+            states[i] = self._states.started(at, self.vocabulary.rows[rows[i]], int(states[i]))
         return states
-
-    def _started(self, at: State, data: bytes, after: int) -> int:
-        if at.start == AFTER_DUMMY:
-            return 0 if self.source.spaceless and data[:1] == b" " else after
-        if data[:1] != b" " or (self.source.spaceless and data[1:2] == b" "):
-            return 0
-        return (
-            self._states.intern(self._states.states[after]._replace(start=AFTER_DUMMY))
-            if data == b" "
-            else after
-        )
 
     # ---- single steps --------------------------------------------------------------------------
 
@@ -185,7 +204,7 @@ class Canonical:
             if token in parts.added:
                 found.append(self._states.added(at.cut, token))
         if at.start:
-            found = [self._started(at, self.vocabulary.rows[row], s) for s in found if s]
+            found = [self._states.started(at, self.vocabulary.rows[row], s) for s in found if s]
         return [s for s in found if s]
 
     @functools.cached_property

@@ -35,7 +35,7 @@ class Forms:
         class_of: Callable[[int], int],
         spelling: frozenset[int] | None = None,
     ):
-        self._nodes: dict[bytes, int] = {b"": 0}
+        self._nodes: dict[str, int] = {"": 0}
         self._parent, self._symbol, self._depth = [-1], [0], [0]
         self._utf8, self._class_of = utf8, class_of
         known: dict[str, int] = {}
@@ -51,7 +51,7 @@ class Forms:
             if data.isascii() and not spells:
                 if dead_ascii and not dead_ascii.isdisjoint(data):
                     continue
-                key = (self._node(data.translate(ascii_classes)), 0)
+                key = (self._node(data.translate(ascii_classes).decode("latin-1")), 0)
                 form[i] = numbers.setdefault(key, len(numbers))
                 continue
             lead = 0
@@ -75,7 +75,7 @@ class Forms:
         code = self._utf8.walk(None, data) if data else self._utf8.size
         if code == DEAD:
             return None
-        return (self._node(bytes([code])), 0) if code < self._utf8.size else (0, code if data else 0)
+        return (self._node(chr(code)), 0) if code < self._utf8.size else (0, code if data else 0)
 
     def _split(self, data: bytes, known: dict[str, int]) -> tuple[int, int] | None:
         """The class node and the tail of bytes that start with a character, None if no text has them."""
@@ -96,15 +96,15 @@ class Forms:
             if known[char] < 0:
                 return None
             classes.append(known[char])
-        return self._node(bytes(classes)), tail
+        return self._node("".join(map(chr, classes))), tail
 
-    def _node(self, classes: bytes) -> int:
+    def _node(self, classes: str) -> int:
         if classes in self._nodes:
             return self._nodes[classes]
         parent = self._node(classes[:-1])
         self._nodes[classes] = node = len(self._parent)
         self._parent.append(parent)
-        self._symbol.append(classes[-1])
+        self._symbol.append(ord(classes[-1]))
         self._depth.append(len(classes))
         return node
 

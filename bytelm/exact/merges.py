@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from bytelm.exact import disk
 from bytelm.exact.errors import Unsupported
 
 _NEVER = 1 << 60
@@ -30,7 +31,8 @@ class Merges:
     """The merges of a vocabulary of V tokens.
 
     base: ids that the encoder starts from (characters or bytes). candidates: (left, right, result, rank),
-    ids and a number; lower ranks go first. length: the number of base symbols of every token.
+    ids and a number; lower ranks go first. length: the number of base symbols of every token. key: a name
+    for all of these, to keep on disk what is found about them; None: not kept.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Merges:
         base: Iterable[int],
         candidates: Iterable[tuple[int, int, int, int]],
         length: list[int],
+        key: str | None = None,
     ):
         self.size = size
         self.left, self.right = [-1] * size, [-1] * size
@@ -46,9 +49,24 @@ class Merges:
         self._fires: dict[int, int] = {}  # left * V + right -> rank
         for token in base:
             self.rank[token] = -1
-        self._resolve(candidates, length)
+        if key is None:
+            self._resolve(candidates, length)
+        else:
+            kept = disk.kept(key, lambda: self._resolved(candidates, length))
+            self._restore(**kept)
         self.reachable = np.array(self.rank) < _NEVER
         self._lay_out()
+
+    def _resolved(self, candidates: Iterable, length: list[int]) -> dict[str, np.ndarray]:
+        self._resolve(candidates, length)
+        return {"left": np.array(self.left), "right": np.array(self.right), "rank": np.array(self.rank)}
+
+    def _restore(self, left: np.ndarray, right: np.ndarray, rank: np.ndarray) -> None:
+        """Takes the one merge of each token from arrays `[V]`."""
+        made = np.flatnonzero(left >= 0)
+        self.left, self.right, self.rank = left.tolist(), right.tolist(), rank.tolist()
+        pairs = left[made].astype(np.int64) * self.size + right[made]
+        self._fires = dict(zip(pairs.tolist(), rank[made].tolist(), strict=True))
 
     def _resolve(self, candidates: Iterable[tuple[int, int, int, int]], length: list[int]) -> None:
         """Finds the one merge of each reachable token, shorter tokens first."""
@@ -156,15 +174,22 @@ class Subset:
     def __init__(self, merges: Merges, tokens: np.ndarray):
         self._merges = merges
         position = merges.position[tokens]
-        order = np.argsort(position)
-        self._place = np.empty(len(tokens), np.int64)
-        self._place[order] = np.arange(len(tokens))
+        self._order = order = np.argsort(position)
         # How many of these tokens stand before each position of the whole tree.
         self._before = np.searchsorted(position[order], np.arange(merges.count + 1))
 
     def may_follow(self, a: int) -> np.ndarray:
         """Which of the tokens may follow `a` inside a pre-token: booleans `[n]`, in their order."""
+        found = np.ones(len(self._order), bool)
+        found[self.refused(a)] = False
+        return found
+
+    def refused(self, a: int) -> np.ndarray:
+        """Places of the tokens that may not follow `a` inside a pre-token, int64; some may be there twice."""
         starts, stops = self._merges.forbidden_ranges(a)
-        n = len(self._place) + 1
-        depth = np.bincount(self._before[starts], minlength=n) - np.bincount(self._before[stops], minlength=n)
-        return (np.cumsum(depth)[:-1] == 0)[self._place]
+        order = self._order
+        # Some dozens of ranges, most of them short.
+        lows, highs = self._before[starts].tolist(), self._before[stops].tolist()
+        return np.concatenate(
+            [order[:0], *[order[low:high] for low, high in zip(lows, highs, strict=True) if low < high]]
+        )

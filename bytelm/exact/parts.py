@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from bytelm.exact import characters
@@ -10,12 +12,13 @@ from bytelm.exact.forms import Forms, Table
 from bytelm.exact.merges import Merges
 from bytelm.exact.patterns import Either, literal
 from bytelm.exact.program import Alphabet
-from bytelm.exact.source import SPACE_MARK, Source, byte_alphabet
+from bytelm.exact.source import SPACE_MARK, Source, Unigram, byte_alphabet
 from bytelm.exact.splits import Cut, Splitter
 from bytelm.exact.utf8 import Utf8
 from bytelm.exact.vocabulary import Vocabulary
 
-_MOST_CLASSES = 250
+_MOST_CLASSES = 2000
+_LARGE = 8192  # pieces
 
 
 class Parts:
@@ -28,7 +31,7 @@ class Parts:
 
     def __init__(self, source: Source):
         self.source, self.vocabulary = source, Vocabulary.of(source)
-        self.merges = _merges(source)
+        self._read_model(source)
         self.added = sorted(token for group in source.added for token in group)
         self._check(source)
         self._read_characters(source)
@@ -45,14 +48,26 @@ class Parts:
             if source.dummy or (source.space == SPACE_MARK and any(SPACE_MARK in c for c in group.values())):
                 raise Unsupported("added_tokens", list(group.values()), "text, beside a mark for spaces")
 
+    def _read_model(self, source: Source) -> None:
+        """Which tokens the model makes, and which characters or bytes it starts from."""
+        if source.unigram is None:
+            self.merges: Merges | None = _merges(source)
+            self._made = self.merges.reachable
+            self._base = set(np.flatnonzero(np.array(self.merges.rank) < 0).tolist())
+            return
+        self.merges = None
+        self._made = np.zeros(len(source.pieces), bool)
+        self._made[[*source.unigram.matched, *source.fallback.values()]] = True
+        self._base = {t for t, text in source.unigram.matched.items() if len(text) == 1}
+
     def is_made(self, token: int) -> bool:
-        """Whether the merges make the token from its own text."""
-        return token < self.merges.size and bool(self.merges.reachable[token])
+        """Whether the model makes the token from its own text."""
+        return token < len(self._made) and bool(self._made[token])
 
     def _read_characters(self, source: Source) -> None:
         """The characters that texts may have, their classes, the cuts, and UTF-8."""
         data = self.vocabulary.data
-        base = [t for t in self.vocabulary.order.tolist() if self.is_made(t) and self.merges.rank[t] < 0]
+        base = [t for t in self.vocabulary.order.tolist() if t in self._base and self.is_made(t)]
         alphabet = Alphabet()
         if source.byte_level:
             known = {data[t][0] for t in base}
@@ -62,6 +77,8 @@ class Parts:
             whole = np.zeros(characters.SLOTS, bool)
             spelling = set(source.fallback.values())
             whole[[characters.slot(ord(data[t].decode())) for t in base if t not in spelling]] = True
+            if source.unigram is not None:
+                self._check_characters(source.unigram, whole)
             known = set(source.fallback)
             bytewise = _spelled(known) & ~whole
             if source.space != " ":  # the mark itself comes back as a space
@@ -70,11 +87,14 @@ class Parts:
             alphabet.add(whole)
         space_as = " " if source.byte_level else source.space
         cuts = [Cut(c.pattern, c.behaviour, c.inverted, c.atomic, space_as) for c in source.cuts]
-        for group in reversed(source.added):
-            # At one place the longest wins.
-            contents = sorted(group.values(), key=len, reverse=True)
-            cuts.insert(0, Cut(Either(tuple(map(literal, contents))), atomic=True))
-        self.splitter = Splitter(cuts, alphabet)
+        before, after = (
+            [_added(group) for group in part]
+            for part in (source.added[: source.raw], source.added[source.raw :])
+        )
+        self.splitter = Splitter([*before, *source.guards, *after, *cuts], alphabet)
+        if not source.raw:
+            for guard in source.guards:
+                texts &= ~guard.dead
         alphabet.close(texts)
         if alphabet.size > _MOST_CLASSES:
             raise Unsupported("pre_tokenizer", source.pre_tokenizer, f"{alphabet.size} classes of characters")
@@ -84,6 +104,17 @@ class Parts:
             Table(lambda s, c: self.splitter.after(s, c, cut=False), max(alphabet.size, 1)),
             Table(lambda s, c: self.splitter.after(s, c, cut=True), max(alphabet.size, 1)),
         )
+
+    def _check_characters(self, unigram: Unigram, whole: np.ndarray) -> None:
+        """Adds characters of longer pieces that are no pieces: they have a token in some places."""
+        chars = sorted(
+            {c for text in unigram.matched.values() for c in text if not whole[characters.slot(ord(c))]}
+        )
+        if chars and self.source.fallback:
+            raise Unsupported(
+                "model", f"Unigram with byte pieces, {chars[:8]}", "in pieces, but no pieces themselves"
+            )
+        whole[[characters.slot(ord(c)) for c in chars]] = True
 
     def class_of(self, code: int) -> int:
         """The class of a character that tokens hold whole, -1 where none does."""
@@ -105,8 +136,15 @@ class Parts:
         possible[self.finishers] = True
         self.usable = np.flatnonzero(possible)
         self.form = self.forms.form[self.usable]
-        self.follow = self.merges.subset(vocabulary.order[self.usable])
-        self.finish = self.merges.subset(vocabulary.order[self.finishers])
+        if self.merges is not None:
+            self.follow = self.merges.subset(vocabulary.order[self.usable])
+            self.finish = self.merges.subset(vocabulary.order[self.finishers])
+
+
+def _added(group: dict[int, str]) -> Cut:
+    """The level of some added tokens: at one place the longest wins."""
+    contents = sorted(group.values(), key=len, reverse=True)
+    return Cut(Either(tuple(map(literal, contents))), atomic=True)
 
 
 def _merges(source: Source) -> Merges:
@@ -119,7 +157,21 @@ def _merges(source: Source) -> Merges:
         or (piece is not None and len(piece) == 1 and (not source.byte_level or piece in alphabet))
     ]
     length = [1 if t in spelling else len(p or "") for t, p in enumerate(source.pieces)]
-    return Merges(len(source.pieces), base, source.merges, length)
+    return Merges(len(source.pieces), base, source.merges, length, _key(source, base))
+
+
+def _key(source: Source, base: list[int]) -> str | None:
+    """A name for a large vocabulary and its merges; the small ones are not worth a file."""
+    if len(source.pieces) < _LARGE:
+        return None
+    spelled = "\0".join("" if p is None else f"{p}\1" for p in source.pieces)
+    digest = hashlib.sha256(spelled.encode("utf-8", "surrogatepass"))
+    digest.update(np.array(base, np.int64).tobytes())
+    # Merges that are not listed follow from the pieces.
+    digest.update(
+        np.array(source.merges, np.int64).tobytes() if isinstance(source.merges, list) else b"pieces"
+    )
+    return f"merges-1-{digest.hexdigest()}"
 
 
 def _spelled(known: set[int]) -> np.ndarray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
+
 from bytelm.exact import characters
 from bytelm.exact.errors import Unsupported
-from bytelm.exact.patterns import Chars, Repeat, literal, parse
+from bytelm.exact.patterns import Chars, Concat, Either, Node, Repeat, literal, parse
 from bytelm.exact.splits import Behaviour, Cut
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -26,9 +28,32 @@ def cuts_of(described: dict[str, Any] | None) -> list[Cut]:
     Raises `Unsupported`, with the part printed, for what is not known.
     """
     cuts: list[Cut] = []
-    mapped = _read(described, cuts, mapped=False) if described else False
-    del mapped
+    if described:
+        _read(described, cuts, mapped=False)
     return cuts or [whole()]
+
+
+def kept_apart(described: dict[str, Any] | None) -> np.ndarray | None:
+    """Which bytes are digits to a `Digits` that comes after `ByteLevel`, as in Falcon; None without one.
+
+    It sees the byte alphabet and cuts between two neighbouring bytes of which one is a digit, even inside a
+    character (0xBC is one, so "ü" is cut). Such a cut depends on these two bytes alone, so the merges over
+    such a border never happen and all others happen as if it were not there: the pre-tokenizer without
+    this part and without these merges gives the same encodings. Booleans `[256]`.
+    """
+    parts = described["pretokenizers"] if described and described["type"] == "Sequence" else []
+    kinds = [part["type"] for part in parts]
+    if "ByteLevel" not in kinds or "Digits" not in kinds[kinds.index("ByteLevel") :]:
+        return None
+    digits = characters.of_library("Digits")
+    return np.array([digits[characters.slot(ord(char))] for _, char in sorted(byte_alphabet().items())])
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's alphabet: the visible character that stands for each byte in byte-level pieces."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
 def whole() -> Cut:
@@ -44,7 +69,8 @@ def _read(part: dict[str, Any], cuts: list[Cut], mapped: bool) -> bool:
             mapped = _read(inner, cuts, mapped)
         return mapped
     if mapped:
-        raise Unsupported("pre_tokenizer", part, "it comes after ByteLevel, where it would cut characters")
+        _read_mapped(part, cuts)
+        return True
     if kind == "ByteLevel":
         if part["add_prefix_space"]:
             raise Unsupported("pre_tokenizer", part, "add_prefix_space: texts with and without it read alike")
@@ -69,6 +95,29 @@ def _read(part: dict[str, Any], cuts: list[Cut], mapped: bool) -> bool:
     else:
         raise Unsupported("pre_tokenizer", part, "this kind is not supported")
     return False
+
+
+def _read_mapped(part: dict[str, Any], cuts: list[Cut]) -> None:
+    """A part that sees the byte alphabet: runs of digits, and cuts at ASCII digits."""
+    if part["type"] == "Digits" and not part["individual_digits"]:
+        return  # `kept_apart`
+    if part["type"] == "Split" and part["behavior"] == "Isolated" and not part.get("invert"):
+        ((syntax, pattern),) = part["pattern"].items()
+        tree = parse(pattern) if syntax == "Regex" and pattern else None
+        # Runs of ASCII digits are in one piece whether bytes were cut before or not.
+        if tree is not None and _only(tree, characters.of_codes(ord("0"), ord("9"))):
+            cuts.append(Cut(tree))
+            return
+    raise Unsupported("pre_tokenizer", part, "it comes after ByteLevel, where it would cut characters")
+
+
+def _only(node: Node, members: np.ndarray) -> bool:
+    """Whether the node looks at these characters only."""
+    if isinstance(node, Chars):
+        return not (node.members & ~members).any()
+    if isinstance(node, Concat | Either):
+        return all(_only(part, members) for part in node.parts)
+    return isinstance(node, Repeat) and _only(node.body, members)
 
 
 def _behaviour(part: dict[str, Any], name: str) -> Behaviour:

@@ -50,7 +50,10 @@ class Alphabet:
         starts = np.flatnonzero(np.diff(code, prepend=-1))  # a few thousand runs
         runs = np.unique(code[starts], return_inverse=True)[1]
         of_slot = np.repeat(runs, np.diff(starts, append=len(code)))
-        used, of_slot[texts] = np.unique(of_slot[texts], return_inverse=True)
+        used, first, of_text = np.unique(of_slot[texts], return_index=True, return_inverse=True)
+        place = np.empty(len(used), of_text.dtype)
+        place[np.argsort(first)] = np.arange(len(used))  # in the order of characters: ASCII's below 128
+        of_slot[texts] = place[of_text]
         of_slot[~texts] = -1
         self.of_slot, self.size = of_slot.astype(np.int16), len(used)
         first = np.zeros(self.size, np.int64)

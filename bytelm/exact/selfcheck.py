@@ -11,6 +11,7 @@ from bytelm.exact.errors import Unsupported
 
 if TYPE_CHECKING:
     from bytelm.exact.canonical import Canonical
+    from bytelm.exact.unigram import UnigramCanonical
 
 TEXTS = (
     "The cat isn't   here; they'LL'd  we've\n\n  'tis 's 'S\u017f\r\n",
@@ -20,7 +21,7 @@ TEXTS = (
 )
 
 
-def check(canonical: Canonical) -> None:
+def check(canonical: Canonical | UnigramCanonical) -> None:
     """Raises `Unsupported` where an encoding that survives decoding is not accepted."""
     vocabulary, source = canonical.vocabulary, canonical.source
     for text in (piece for line in TEXTS for piece in (line, *line.split(" "))):

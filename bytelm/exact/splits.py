@@ -11,12 +11,14 @@ cuts like that, up to here, for some continuation, exactly if a hypothesis survi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bytelm.exact.guards import Guard
 from bytelm.exact.patterns import Node
-from bytelm.exact.program import EOF, NO_DUTY, Alphabet, Duty, Program, Threads, compiled, move
+from bytelm.exact.program import EOF, NO_DUTY, Alphabet, Duty, Threads, compiled, move
 
 Behaviour = Literal["isolated", "contiguous", "merged_with_previous", "merged_with_next"]
 FRESH, MATCH, GAP, CLOSED = range(4)
@@ -61,6 +63,12 @@ def _part(mode: int, threads: Threads, duty: Duty) -> Part | None:
 class _Level:
     def __init__(self, cut: Cut, alphabet: Alphabet):
         self.cut, self.program = cut, compiled(cut.pattern, alphabet, cut.space_as)
+        self.atomic = cut.atomic
+        self._alphabet = alphabet
+        self._sets = {arguments[0] for kind, *arguments in self.program.code if kind == "set"}
+        self._alike: dict[int, int] = {}  # which of its sets hold a class -> the first class like that
+        self._same = functools.cache(self._find_same)
+        self._known: dict[tuple[Part, int], list[tuple[bool, bool, Part]]] = {}
         self._ends: dict[Part, bool] = {}
 
     def _duties(self, duty: Duty, symbol: int) -> Iterator[Duty]:
@@ -81,8 +89,19 @@ class _Level:
             options = [a | b for a in options for b in further]
         yield from options
 
-    def steps(self, part: Part, symbol: int) -> Iterator[tuple[bool, bool, Part]]:
+    def _find_same(self, symbol: int) -> int:
+        """The first class that this level cannot tell from `symbol`."""
+        held = sum(1 << s for s in self._sets if self._alphabet.members(s) >> symbol & 1)
+        return self._alike.setdefault(held, symbol)
+
+    def steps(self, part: Part, symbol: int) -> list[tuple[bool, bool, Part]]:
         """Ways over a character: is there a cut before it, is it in a match, and the part after it."""
+        key = part, self._same(symbol)
+        if key not in self._known:
+            self._known[key] = list(dict.fromkeys(self._steps(*key)))
+        return self._known[key]
+
+    def _steps(self, part: Part, symbol: int) -> Iterator[tuple[bool, bool, Part]]:
         mode, threads, duty = part
         starts = list(move(self.program, [self.program.start], symbol))
         for owed in self._duties(duty, symbol):
@@ -132,15 +151,35 @@ class _Level:
         return self._ends[part]
 
 
+class _GuardLevel:
+    """A guard as a level: it makes no cuts. Its part has the guard's state in place of a segment."""
+
+    atomic = False
+
+    def __init__(self, guard: Guard, alphabet: Alphabet):
+        self._guard = guard
+        guard.read_classes(alphabet)
+
+    def steps(self, part: Part, symbol: int) -> list[tuple[bool, bool, Part]]:
+        after = self._guard.after(part[0], symbol)
+        return [] if after is None else [(False, False, (after, (), NO_DUTY))]
+
+    def ends(self, part: Part) -> bool:
+        return self._guard.ends(part[0])
+
+
 class Splitter:
     """The levels together, as a machine whose states are sets of hypotheses.
 
     State 0 is dead, state `start` is before the text. `after` steps over a character's class.
     """
 
-    def __init__(self, cuts: Iterable[Cut], alphabet: Alphabet):
+    def __init__(self, levels: Iterable[Cut | Guard], alphabet: Alphabet):
         self.alphabet = alphabet
-        self._levels = [_Level(cut, alphabet) for cut in cuts]
+        self._levels = [
+            _Level(level, alphabet) if isinstance(level, Cut) else _GuardLevel(level, alphabet)
+            for level in levels
+        ]
         self._number: dict[frozenset[Hypothesis], int] = {frozenset(): 0}
         self.states: list[frozenset[Hypothesis]] = [frozenset()]
         self._steps: dict[tuple[Hypothesis, int], list[tuple[bool, bool, Hypothesis]]] = {}
@@ -148,10 +187,6 @@ class Splitter:
         self._ends: list[bool] = [False]
         self._after: dict[tuple[int, int, bool, bool], int] = {}
         self.start = self._state([tuple(_START for _ in self._levels)])
-
-    @property
-    def programs(self) -> list[Program]:
-        return [level.program for level in self._levels]
 
     def ends(self, state: int) -> bool:
         """Whether the text may end in this state."""
@@ -179,7 +214,7 @@ class Splitter:
             parts = list(hypothesis)
             for i, level in enumerate(self._levels):
                 part = parts[i]
-                if level.cut.atomic and part is not None and part[0] == MATCH:
+                if level.atomic and part is not None and part[0] == MATCH:
                     parts[i] = (CLOSED, part[1], part[2])
                     found.append(tuple(parts))
                     break
@@ -239,7 +274,7 @@ class Splitter:
             part = _START
         assert part is not None
         for here, in_match, new in level.steps(part, symbol):
-            if level.cut.atomic and in_match:
+            if level.atomic and in_match:
                 below = hypothesis[i + 1 :]
                 rest = zip(self._levels[i + 1 :], below, strict=True)
                 if not (cut or here) or all(p is None or lower.ends(p) for lower, p in rest):

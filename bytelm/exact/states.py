@@ -67,6 +67,15 @@ class States:
         # They differ in the guess before the unfinished character, or in what is before it, not in both.
         return self.intern(several[0]._replace(cut=cut, ways=ways))
 
+    def started(self, at: State, data: bytes, after: int) -> int:
+        """The state `after` a token of these bytes, where a text with a dummy space starts; 0: it may not."""
+        spaceless = self.parts.source.spaceless
+        if at.start == AFTER_DUMMY:
+            return 0 if spaceless and data[:1] == b" " else after
+        if data[:1] != b" " or (spaceless and data[1:2] == b" "):
+            return 0
+        return self.intern(self.states[after]._replace(start=AFTER_DUMMY)) if data == b" " else after
+
     def _unfinished(self, cut: int, ways: int, partial: int) -> int:
         """The state inside a character, 0 if no character can go on like this."""
         reach = self.parts.utf8.reach[partial - self.parts.utf8.size]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from bytelm.exact.source import Source, byte_alphabet, read
-
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 @dataclass
@@ -19,11 +16,13 @@ class Vocabulary:
     """V tokens and their bytes.
 
     data: the bytes of every id, b"" for special tokens and ids without a piece. special: name -> id.
+    added: the same for added tokens that are text.
     order: the M ids that have bytes, sorted by them (then by id); *rows* below are places in it.
     """
 
     data: list[bytes]
     special: dict[str, int]
+    added: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids = sorted((t for t, b in enumerate(self.data) if b), key=lambda t: (self.data[t], t))
@@ -50,6 +49,7 @@ class Vocabulary:
         byte_of = {char: byte for byte, char in byte_alphabet().items()}
         table = {ord(char): byte for char, byte in byte_of.items()}
         special = set(source.special.values())
+        spelled = {token: bytes([byte]) for byte, token in source.fallback.items()}
         for token, piece in enumerate(source.pieces):
             if piece is None or token in special:
                 continue
@@ -58,14 +58,15 @@ class Vocabulary:
                     data[token] = piece.translate(table).encode("latin-1")
                 except UnicodeEncodeError:  # no byte-level piece: no encoding ever holds it
                     data[token] = piece.encode()
-            elif (spelled := _BYTE_PIECE.fullmatch(piece)) is not None:
-                data[token] = bytes([int(spelled[1], 16)])
+            elif token in spelled:
+                data[token] = spelled[token]
             else:
                 data[token] = piece.replace(source.space, " ").encode()
         for group in source.added:
             for token, content in group.items():
                 data[token] = content.encode()
-        return cls(data, dict(source.special))
+        added = {content: token for group in source.added for token, content in group.items()}
+        return cls(data, dict(source.special), added)
 
     @property
     def size(self) -> int:
@@ -73,11 +74,13 @@ class Vocabulary:
         return len(self.data)
 
     def named(self, name: str) -> int:
-        """The id of a special token. Raises KeyError, naming those that there are."""
-        if name not in self.special:
-            known = ", ".join(sorted(self.special)[:12]) or "none"
-            raise KeyError(f"the tokenizer has no special token {name!r}; it has {known}")
-        return self.special[name]
+        """The id of a special token, or of an added token that is text. Raises KeyError, naming some."""
+        if name in self.special:
+            return self.special[name]
+        if name in self.added:  # Qwen's <|fim_prefix|> is text: a prompt may still ask for the token itself
+            return self.added[name]
+        known = ", ".join(sorted(self.special)[:12]) or "none"
+        raise KeyError(f"the tokenizer has no special token {name!r}; it has {known}")
 
     def empty(self) -> list[int]:
         """Ids without bytes: special tokens and gaps. They are in no cover."""

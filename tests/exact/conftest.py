@@ -19,6 +19,7 @@ REAL = (
     "tekken",
     "cl100k",
     "o200k",
+    "unigram-test",
 )
 
 
@@ -43,14 +44,14 @@ def real_path(name: str) -> str:
 @pytest.fixture(scope="session")
 def real() -> Callable:
     """A function from the name of a real tokenizer to its `Canonical`, built once."""
-    from bytelm.exact.canonical import Canonical
+    from bytelm.exact.canonical import canonical_of
 
-    built: dict[str, Canonical] = {}
+    built: dict = {}
 
-    def get(name: str) -> Canonical:
+    def get(name: str):
         if name not in built:
             built.clear()  # one at a time: the largest take half a gigabyte
-            built[name] = Canonical(real_path(name))
+            built[name] = canonical_of(real_path(name))
         return built[name]
 
     return get
@@ -59,13 +60,13 @@ def real() -> Callable:
 @pytest.fixture(scope="session")
 def small() -> Callable:
     """A function from the name of a small tokenizer to its `Canonical`, built once."""
-    from bytelm.exact.canonical import Canonical
+    from bytelm.exact.canonical import canonical_of
 
-    built: dict[str, Canonical] = {}
+    built: dict = {}
 
-    def get(name: str) -> Canonical:
+    def get(name: str):
         if name not in built:
-            built[name] = Canonical(tokenizer_zoo.SMALL[name]())
+            built[name] = canonical_of(tokenizer_zoo.SMALL[name]())
         return built[name]
 
     return get

@@ -146,8 +146,8 @@ def test_a_lookahead_makes_prefixes_that_are_not_canonical(small):
 def test_cuts_are_those_of_the_library(small):
     for name in tokenizer_zoo.SMALL:
         canonical = small(name)
-        if canonical.source.added or not canonical.source.byte_level:
-            continue
+        if canonical.source.added or not canonical.source.byte_level or name == "falcon":
+            continue  # Falcon's cuts of bytes are in its merges
         library = tokenizer_zoo.SMALL[name]().pre_tokenizer
         for text in texts(60, seed=3):
             if canonical.parts.splitter.alphabet.size and oracle.survives(

@@ -11,7 +11,7 @@ from enumeration import Enumeration, Membership
 from token_models import HistoryLM
 
 from bytelm.exact import convert
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.lm import END, LAW, ByteLM, Special, Text
 
 PADDED = 3  # columns of the model beyond the vocabulary
@@ -23,7 +23,7 @@ def tiny():
 
     def get(name: str) -> Canonical:
         if name not in built:
-            built[name] = Canonical(tokenizer_zoo.TINIES[name]())
+            built[name] = canonical_of(tokenizer_zoo.TINIES[name]())
         return built[name]
 
     return get
@@ -61,6 +61,8 @@ def test_laws_are_those_of_enumeration(tiny, members, name, normalise):
         "a  1",
         "as's",
         " é\n",
+        "1\u0301",
+        "s\u0323",
         *("".join(draw.choices(tokenizer_zoo.TINY_CHARS, k=3)) for _ in range(5)),
     ):
         data = text.encode()[:4]
