@@ -189,7 +189,7 @@ def write_config(config: TokenLMConfig) -> dict[str, Any]:
     """
     base = TokenLMConfig()
     free = ("isolate_documents", "dropout", "remat", "dtype")
-    plain = {"key_heads": config.K, "head_width": config.H, "mlp_width": config.F}
+    plain: dict[str, Any] = {"key_heads": config.K, "head_width": config.H, "mlp_width": config.F}
     plain |= {name: getattr(base, name) for name in free}
     wanted = dataclasses.replace(config, **plain)
     for kind, family in FAMILIES.items():

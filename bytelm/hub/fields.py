@@ -79,7 +79,7 @@ def read_rope(fields: Fields, context: int, *, base: str = "rope_theta", share: 
     if share is None and part != 1.0:
         raise ValueError(f"{fields.where}: partial_rotary_factor = {part} is not supported in this family")
     kinds = {given.pop(name, None) for name in ("rope_type", "type")} - {None}
-    kind = kinds.pop() if kinds else "default"
+    kind: Any = kinds.pop() if kinds else "default"
     inside = Fields(given, f"{fields.where}: rope")
     rope = Rope(base=float(theta), share=float(part), trained=context)
     if kind == "default":

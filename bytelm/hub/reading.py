@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bytelm import sharding
+from bytelm import models, sharding
 from bytelm.hub.families import Family, read_config
 from bytelm.hub.tensors import Leaf, leaves, nested, ours, their_shape
 from bytelm.models.token_lm import TokenLMConfig
@@ -118,10 +118,7 @@ def read(
     folder = look(path)
     config = dataclasses.replace(folder.config, dtype=dtype or "auto")
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
-    cuts = {"heads": config.heads, "key_heads": config.K}
-    cuts |= {"width": config.width, "mlp_width": config.F}
-    rules = {"heads": "heads", "key_heads": "heads", "width": "embed", "mlp_width": "mlp"}
-    sharding.check_fits(mesh, {f"model.{name}": (rules[name], size) for name, size in cuts.items()})
+    models.check_mesh(config, mesh, {})
     wanted = leaves(folder.family, config)
     held: dict[str, list[tuple[str, Leaf]]] = defaultdict(list)
     for name, leaf in wanted.items():

@@ -57,7 +57,8 @@ def leaves(family: Family, config: TokenLMConfig) -> dict[str, Leaf]:
     matrices = flat(layers.matrices_of(model))
     found = {}
     for path, x in shapes.items():
-        merged, shape = (math.prod(x.shape),), tuple(x.shape)
+        shape: tuple[int, ...] = tuple(x.shape)
+        merged: tuple[int, ...] = (math.prod(shape),)
         if matrices[path] is not None:
             inputs = len(matrices[path][0])
             merged = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))

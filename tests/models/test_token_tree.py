@@ -249,3 +249,17 @@ def test_committing_writes_no_more_than_the_path():
     commit = jax.jit(token_cache.commit, donate_argnums=0)
     memory = commit.lower(cache, np.zeros((1, 4), np.int32)).compile().memory_analysis()
     assert memory.temp_size_in_bytes < cache.keys[0].nbytes / 4
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_copies_no_layer(rows):
+    """Nor does the compiled step, of one row or of several."""
+    lm = build(head_width=32)
+    tokens_BT, length_B = np.zeros((rows, 16), np.int32), np.full(rows, 3)
+    _, cache = lm.open(lm.params, tokens_BT, length_B, slots=4096, nodes=0)
+    step = jax.jit(
+        lambda params, *a: token_cache.extend(layers.with_params(abstract(lm.config), params), *a),
+        donate_argnums=1,
+    )
+    memory = step.lower(lm.params, cache, tokens_BT[:, :1], length_B).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < cache.keys[0].nbytes / 2
