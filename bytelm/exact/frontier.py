@@ -356,7 +356,7 @@ class AllLM:
             raise ValueError(
                 "no estimate where text comes before a special token in the prompt: give samples=0"
             )
-        trunk = () if self.bos is None else (self.bos,)
+        trunk: tuple[int, ...] = () if self.bos is None else (self.bos,)
         trunk += tuple(self._special(part.name) for part in parts if isinstance(part, Special))
         last = parts[-1] if parts and isinstance(parts[-1], Text) else _NO_TEXT
         lead = int(self.dummy and last.dummy_prefix)

@@ -344,8 +344,8 @@ class LearnYourTokens(nnx.Module):
         def layer(x_BPD: jax.Array, per_layer: Any) -> Any:
             block, k_BMNH, v_BMNH = per_layer
             q, k, v = block.project(x_BPD)
-            both = (jnp.concatenate([a, b], axis=1) for a, b in ((k_BMNH, k), (v_BMNH, v)))
-            return block.finish(x_BPD, of_each(q, *both, visible_BPM), None), (k, v)
+            k_BSNH, v_BSNH = (jnp.concatenate(x, axis=1) for x in ((k_BMNH, k), (v_BMNH, v)))
+            return block.finish(x_BPD, of_each(q, k_BSNH, v_BSNH, visible_BPM), None), (k, v)
 
         u_BPD, following = jax.lax.scan(layer, u_BPD, (self.blocks, *kept))
         return self.norm_words(u_BPD), following
