@@ -5,7 +5,7 @@ between them, the very artefact that an exact byte model is free of.
 
 lm-eval finds no models in other packages, so its own command line knows "bytelm" after an import only:
 
-    python -m bytelm.evals.harness --model bytelm --model_args path=FOLDER --tasks TASK
+    python -m bytelm.evals --model bytelm --model_args path=FOLDER --tasks TASK
 
 is that command line, with this import before it.
 """
@@ -27,6 +27,10 @@ from bytelm.evals import answers
 from bytelm.lm import ByteLM
 
 TASKS = Path(__file__).parent / "tasks"  # task files of ours
+
+
+class UnknownTask(ValueError):
+    """No task of this name is known."""
 
 
 @register_model("bytelm")
@@ -122,7 +126,7 @@ def run(
       shots: examples before each item; None: as the task says.
       batch, room: requests at a time, and `max_length` of `Harness`.
 
-    Raises FileNotFoundError where data are not on this machine, ValueError for an unknown task.
+    Raises FileNotFoundError where data are not on this machine, UnknownTask for a name that nobody knows.
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -134,7 +138,7 @@ def run(
     if any(name not in manager.all_tasks for name in named):
         manager = TaskManager(include_path=str(TASKS))  # reads thousands of files
     if unknown := [name for name in named if name not in manager.all_tasks]:
-        raise ValueError(f"no task {unknown[0]!r}: neither here ({TASKS}) nor in lm-eval, nor a file")
+        raise UnknownTask(f"no task {unknown[0]!r}: neither here ({TASKS}) nor in lm-eval, nor a file")
     with _offline(), contextlib.chdir(data):
         for task in tasks:
             _check_data(manager, task)
@@ -185,17 +189,3 @@ def _offline() -> Any:
             del os.environ["LMEVAL_DISABLE_MULTIPROC"]
         else:
             os.environ["LMEVAL_DISABLE_MULTIPROC"] = pool
-
-
-def main() -> None:
-    """lm-eval's own command line, which knows the model "bytelm" here."""
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
-
-
-if __name__ == "__main__":
-    # As a script this module has another name; what lm-eval registers must have the right one.
-    from bytelm.evals import harness
-
-    harness.main()
