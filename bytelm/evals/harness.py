@@ -45,6 +45,8 @@ class Harness(LM):
       max_length: *bytes* of a context and what follows it; longer contexts lose their beginning. None:
         nothing is cut, and a model may refuse what is too long for it.
       lm: a ByteLM, in place of a path.
+      device, max_batch_size: given by lm-eval's command line (cuda:0 by default) and without effect: jax
+        chooses the device (JAX_PLATFORMS=cpu, cuda or tpu).
     """
 
     def __init__(
@@ -62,8 +64,6 @@ class Harness(LM):
         super().__init__()
         if (path is None) == (lm is None):
             raise ValueError("give the model: path=FOLDER, or path=FOLDER;FOLDER for an ensemble")
-        if device is not None:
-            raise ValueError(f"device {device}: jax chooses it; set JAX_PLATFORMS=cpu, cuda or tpu")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size must be a number, 1 or more, not {batch_size!r}")
         if path is not None:
