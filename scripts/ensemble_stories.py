@@ -167,7 +167,8 @@ def main() -> None:
         f"{len(fit)} texts of {sum(map(len, fit)):,} bytes to fit, {len(held)} of {sizes.sum():,} held out."
     ]
     parts.append(table(rows, sizes, len(lms)))
-    for origin in dict.fromkeys(origin_N.tolist()):
+    origins = list(dict.fromkeys(origin_N.tolist()))
+    for origin in origins if len(origins) > 1 else []:
         of_N = origin_N == origin
         parts.append(f"Of these, from {origin} ({of_N.sum()} texts, {sizes[of_N].sum():,} bytes):")
         parts.append(table([(name, bits_N[of_N]) for name, bits_N in rows], sizes[of_N], len(lms)))
