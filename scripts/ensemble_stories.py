@@ -29,6 +29,25 @@ RATES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 OUTSIDE = "Lily said: “Let’s meet at the café” (she was très happy)."
 
 
+class Once:
+    """A member that is asked once for each list of texts, however many ensembles it is in."""
+
+    def __init__(self, lm: ByteLM):
+        self.lm, self.found = lm, {}
+
+    def score(self, texts: Sequence[bytes], prompts=None) -> list[np.ndarray]:
+        return self._once("score", texts)
+
+    def laws(self, texts: Sequence[bytes], prompts=None) -> list[np.ndarray]:
+        return self._once("laws", texts)
+
+    def _once(self, what: str, texts: Sequence[bytes]) -> list[np.ndarray]:
+        key = (what, *texts)
+        if key not in self.found:
+            self.found[key] = getattr(self.lm, what)(texts)
+        return self.found[key]
+
+
 def written(lms: Sequence[ByteLM], names: Sequence[str], count: int, length: int) -> list[tuple[str, bytes]]:
     """Stories of each model in turn, (origin, text), cut to what every member gives a probability."""
     found = []
@@ -138,6 +157,7 @@ def main() -> None:
     else:
         texts = written(lms, names, options.count, options.bytes)
         kept.write_text(json.dumps([(origin, text.decode("latin-1")) for origin, text in texts], indent=1))
+    lms = [Once(lm) for lm in lms]
     fit, held = [text for _, text in texts[::2]], [text for _, text in texts[1::2]]
     origin_N = np.array([origin.split()[0] for origin, _ in texts[1::2]])
     ensembles, weights = fitted(lms, fit)
@@ -147,7 +167,8 @@ def main() -> None:
         f"{len(fit)} texts of {sum(map(len, fit)):,} bytes to fit, {len(held)} of {sizes.sum():,} held out."
     ]
     parts.append(table(rows, sizes, len(lms)))
-    for origin in dict.fromkeys(origin_N.tolist()):
+    origins = list(dict.fromkeys(origin_N.tolist()))
+    for origin in origins if len(origins) > 1 else []:
         of_N = origin_N == origin
         parts.append(f"Of these, from {origin} ({of_N.sum()} texts, {sizes[of_N].sum():,} bytes):")
         parts.append(table([(name, bits_N[of_N]) for name, bits_N in rows], sizes[of_N], len(lms)))

@@ -49,7 +49,7 @@ class Eval:
                 f"eval needs lm-evaluation-harness: pip install 'bytelm[lm-eval]' ({error})"
             ) from error
         lm = model(self.models, self.together)
-        with usage(FileNotFoundError):
+        with usage(FileNotFoundError, harness.UnknownTask):
             found = harness.run(
                 lm,
                 self.tasks,

@@ -5,7 +5,7 @@ between them, the very artefact that an exact byte model is free of.
 
 lm-eval finds no models in other packages, so its own command line knows "bytelm" after an import only:
 
-    python -m bytelm.evals.harness --model bytelm --model_args path=FOLDER --tasks TASK
+    python -m bytelm.evals --model bytelm --model_args path=FOLDER --tasks TASK
 
 is that command line, with this import before it.
 """
@@ -29,6 +29,10 @@ from bytelm.lm import ByteLM
 TASKS = Path(__file__).parent / "tasks"  # task files of ours
 
 
+class UnknownTask(ValueError):
+    """No task of this name is known."""
+
+
 @register_model("bytelm")
 class Harness(LM):
     """A `ByteLM` as a model of lm-evaluation-harness; see `bytelm.evals.answers` for what it answers.
@@ -41,6 +45,8 @@ class Harness(LM):
       max_length: *bytes* of a context and what follows it; longer contexts lose their beginning. None:
         nothing is cut, and a model may refuse what is too long for it.
       lm: a ByteLM, in place of a path.
+      device, max_batch_size: given by lm-eval's command line (cuda:0 by default) and without effect: jax
+        chooses the device (JAX_PLATFORMS=cpu, cuda or tpu).
     """
 
     def __init__(
@@ -58,8 +64,6 @@ class Harness(LM):
         super().__init__()
         if (path is None) == (lm is None):
             raise ValueError("give the model: path=FOLDER, or path=FOLDER;FOLDER for an ensemble")
-        if device is not None:
-            raise ValueError(f"device {device}: jax chooses it; set JAX_PLATFORMS=cpu, cuda or tpu")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size must be a number, 1 or more, not {batch_size!r}")
         if path is not None:
@@ -122,7 +126,7 @@ def run(
       shots: examples before each item; None: as the task says.
       batch, room: requests at a time, and `max_length` of `Harness`.
 
-    Raises FileNotFoundError where data are not on this machine, ValueError for an unknown task.
+    Raises FileNotFoundError where data are not on this machine, UnknownTask for a name that nobody knows.
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -134,7 +138,7 @@ def run(
     if any(name not in manager.all_tasks for name in named):
         manager = TaskManager(include_path=str(TASKS))  # reads thousands of files
     if unknown := [name for name in named if name not in manager.all_tasks]:
-        raise ValueError(f"no task {unknown[0]!r}: neither here ({TASKS}) nor in lm-eval, nor a file")
+        raise UnknownTask(f"no task {unknown[0]!r}: neither here ({TASKS}) nor in lm-eval, nor a file")
     with _offline(), contextlib.chdir(data):
         for task in tasks:
             _check_data(manager, task)
@@ -185,17 +189,3 @@ def _offline() -> Any:
             del os.environ["LMEVAL_DISABLE_MULTIPROC"]
         else:
             os.environ["LMEVAL_DISABLE_MULTIPROC"] = pool
-
-
-def main() -> None:
-    """lm-eval's own command line, which knows the model "bytelm" here."""
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
-
-
-if __name__ == "__main__":
-    # As a script this module has another name; what lm-eval registers must have the right one.
-    from bytelm.evals import harness
-
-    harness.main()

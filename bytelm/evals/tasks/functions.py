@@ -37,5 +37,9 @@ def bits_of_code(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict
     return {"bits_per_byte": (log_p, len(doc["code"].encode())), "greedy": float(greedy)}
 
 
+def answer(doc: dict[str, Any]) -> str:
+    return str(doc["answer"])
+
+
 def integer(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     return {"exact_match": float(integer_exact_match(int(doc["answer"]), results[0]))}
