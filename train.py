@@ -1,4 +1,4 @@
-"""Trains a byte model: python train.py [CONFIG] [--workdir DIR] [--section.field VALUE ...]
+"""Trains a model: python train.py [CONFIG] [--workdir DIR] [--section.field VALUE ...]
 
 CONFIG is the name of a file in configs/ (default: `default`). See `python train.py --help`.
 """
@@ -13,16 +13,20 @@ from pathlib import Path
 import jax
 
 from bytelm import layers, models, sharding
-from bytelm.data import eval_rows, merge_states, train_stream
+from bytelm.data import TokenCoding, eval_rows, merge_states, train_stream
 from bytelm.training import launch, metrics
 from bytelm.training.checkpoints import Checkpoints
+from bytelm.training.coding import bytes_a_target, coding_of
 from bytelm.training.evaluate import evaluate, host_part
 from bytelm.training.optimizer import learning_rate, make_optimizer
+from bytelm.training.samples import Sampler
 from bytelm.training.step import make_eval_step, make_train_step, new_state, state_shardings
 
 
 def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
+    with launch.usage(ValueError, OSError):
+        config, coding = coding_of(config, Path(str(run.workdir)))
     folder = launch.prepare_folder(run, config)
     launch.keep_pages()
 
@@ -41,13 +45,15 @@ def main() -> None:
         held_out = config.data.source.open(config.evaluation.split)
         stream = train_stream(
             source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
-            piece=config.data.piece, prefetch=config.data.prefetch,
+            piece=config.data.piece, prefetch=config.data.prefetch, coding=coding,
         )  # fmt: skip
+    tokens = coding.tokens if isinstance(coding, TokenCoding) else None
+    held_out_coding = None if tokens is None else TokenCoding(tokens)  # nothing is cut for filling in
 
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)
     model = jax.eval_shape(make, jax.random.key(0))
-    optimizer = make_optimizer(config.optimizer, layers.matrices_of(model))
+    optimizer = make_optimizer(config.optimizer, layers.matrices_of(model), layers.rates_of(model))
     averaged = config.training.ema is not None
     init = functools.partial(new_state, make, optimizer, ema=averaged)
     key = jax.random.key(config.training.seed)
@@ -66,7 +72,7 @@ def main() -> None:
     start, steps = int(state.step), config.training.steps
 
     # ---- compile ---------------------------------------------------------------------------------------
-    dropout = jax.random.key(config.training.seed + 1) if config.model.dropout else None
+    chance = jax.random.key(config.training.seed + 1)  # dropout's, and whatever else a step leaves to it
     train_step = jax.jit(
         make_train_step(model, optimizer, config.training.accumulate, config.training.ema),
         donate_argnums=0, out_shardings=(placed, None),
@@ -80,10 +86,14 @@ def main() -> None:
         params = state.ema if averaged else state.params
         batches = eval_rows(
             held_out, rows=config.evaluation.rows, length=length, max_bytes=max_bytes,
-            lanes=launch.lanes_of_host(by_row, config.evaluation.rows),
+            lanes=launch.lanes_of_host(by_row, config.evaluation.rows), coding=held_out_coding,
         )  # fmt: skip
         with jax.set_mesh(mesh):
-            found = evaluate(lambda batch: host_part(eval_step(params, put(batch))), batches, len(held_out))
+            found = evaluate(
+                lambda batch: jax.tree.map(host_part, eval_step(params, put(batch))), batches, len(held_out)
+            )
+        if tokens is not None:
+            found["canonical_tokens_bits_per_byte"] = found["bits_per_byte"]
         return {f"eval/{name}": value for name, value in found.items()}
 
     def save(step):
@@ -93,13 +103,14 @@ def main() -> None:
         )
 
     # ---- loop ------------------------------------------------------------------------------------------
-    flops = 3 * models.flops(config.model, length)
+    a_target = bytes_a_target(coding, source)
+    flops = 3 * models.flops(config.model, length) / a_target
     peak = metrics.peak_flops()
     log = metrics.Log(
         folder, start=start, steps=steps, every=config.training.log_every, flops=flops, peak=peak
     )
-    launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note)
-    draw, profile = launch.Sampler(folder, config, model), launch.Profile(folder, config)
+    launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note, a_target)
+    draw, profile = Sampler(folder, config, model, tokens), launch.Profile(folder, config)
     stop = launch.StopSignal()
     with stream, stop, profile:
         for step in range(start + 1, steps + 1):
@@ -109,7 +120,7 @@ def main() -> None:
             wait = time.perf_counter() - began
             rate = learning_rate(config.optimizer, step - 1, steps)
             with jax.set_mesh(mesh):
-                state, figures = train_step(state, put(batch), rate, dropout)
+                state, figures = train_step(state, put(batch), rate, chance)
             log.step(step, figures, rate, wait)
             last, stopping = step == steps, stop.asked
             if last or step % config.evaluation.every == 0:
@@ -125,7 +136,7 @@ def main() -> None:
                 break
         log.flush()
         checkpoints.wait()
-    launch.say_end(log, folder, config, held_out, step=int(state.step), stopped=stop.asked)
+    launch.say_end(log, folder, config, held_out, a_target, step=int(state.step), stopped=stop.asked)
     checkpoints.close()
     log.close()
 

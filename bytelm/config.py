@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bytelm.data import AnySource, Files, Mix, Stdlib, Tfds
-from bytelm.models import CONSTRUCTORS, ByteTransformerConfig, ModelConfig
+from bytelm.data import AnySource, Bpe, Files, Fim, Mix, Stdlib, Tfds
+from bytelm.models import CONSTRUCTORS, ByteTransformerConfig, ModelConfig, TokenLMConfig
 from bytelm.models.rotary import Rope
 from bytelm.sharding import MeshShape
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where bytes come from and how rows are made of them."""
+    """Where bytes come from and how rows of symbols, bytes or tokens, are made of them."""
 
     source: AnySource | Mix = field(default_factory=Stdlib)
     row: int = 2048  # symbols of a row; the model's context
-    piece: int | None = None  # documents are cut into pieces of so many symbols and shuffled; None: whole
+    piece: int | None = None  # documents are cut into pieces of so many bytes and shuffled; None: whole
     prefetch: int = 2  # batches made ahead, on a thread
+    tokenizer: Bpe | None = None  # of a tokenized model; None: symbols are bytes
+    fim: Fim = field(default_factory=Fim)  # fill-in-the-middle, in training only
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,14 @@ class Config:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if isinstance(self.model, TokenLMConfig) != (self.data.tokenizer is not None):
+            kind = type(self.model).__name__
+            raise ValueError(
+                f"model is a {kind} and data.tokenizer {self.data.tokenizer}: a TokenLMConfig reads tokens, "
+                "all others bytes; start from configs/bpe.py"
+            )
+        if isinstance(self.model, TokenLMConfig) and self.data.row > self.model.context:
+            raise ValueError(f"data.row {self.data.row} is longer than model.context {self.model.context}")
         if self.training.rows % self.training.accumulate:
             raise ValueError(
                 f"training.rows {self.training.rows} is no multiple of "
@@ -127,7 +137,7 @@ _TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         *(Config, Data, Optimizer, Training, Evaluation, Samples, Checkpoints, MeshShape),
-        *(Stdlib, Files, Tfds, Mix),
+        *(Stdlib, Files, Tfds, Mix, Bpe, Fim),
         *CONSTRUCTORS,
         Rope,
     )

@@ -1,4 +1,4 @@
-"""A path -> a `ByteLM`: a run of this project, or a Hugging Face folder, converted exactly."""
+"""A path -> a `ByteLM`: a run of this project, what was exported of one, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from bytelm.lm import ByteLM
 
 if TYPE_CHECKING:
     from bytelm.config import Config
+    from bytelm.layers import Params
 
 
 def load(
@@ -17,9 +18,9 @@ def load(
     """The model in folder `path`.
 
     Args:
-      path: a run of ``train.py``: its last whole checkpoint is loaded; or a Hugging Face folder with a
-        tokenizer.json: the tokenized model is converted (`bytelm.exact.convert`), its texts beginning and
-        ending with the tokens that the folder names.
+      path: a run of ``train.py``: its last whole checkpoint is loaded; a byte model that `bytelm export`
+        wrote; or a Hugging Face folder with a tokenizer.json. Tokenized models are converted
+        (`bytelm.exact.convert`); texts of a Hugging Face folder begin and end with the tokens that it names.
       step: of a run, another of its checkpoints.
       dtype: "float32" or "bfloat16" for the computation; None: as in training, or what suits the device.
 
@@ -32,20 +33,54 @@ def load(
 
     import jax
 
-    from bytelm import layers, models, sharding
+    from bytelm import layers, models
+
+    config, params = parameters(Path(path), step)
+    model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
+    params = layers.on_one_device(params)
+    if config.data.tokenizer is not None:
+        return _converted(model_config, params, Path(path) / "tokenizer.json")
     from bytelm.trained import TrainedLM
+
+    model = jax.eval_shape(lambda: models.build(model_config, jax.random.key(0)))
+    return TrainedLM(model, params, config.data.row)
+
+
+def _converted(config: Any, params: Params, tokenizer: Path) -> ByteLM:
+    """A tokenized run as the byte model that it is equivalent to."""
+    from bytelm.data.tokens import Tokens
+    from bytelm.exact import convert
+    from bytelm.models.token_lm import unstack
+    from bytelm.tokenized import TransformerLM
+
+    tokens = Tokens(tokenizer)
+    if tokens.vocab_size != config.vocab_size:
+        raise ValueError(f"{tokenizer}: {tokens.vocab_size:,} tokens, the model has {config.vocab_size:,}")
+    return convert(TransformerLM(config, unstack(params)), tokenizer, bos=tokens.end, eos=tokens.end)
+
+
+def parameters(path: Path, step: int | None = None) -> tuple[Config, Params]:
+    """The config and the parameters of a run, or of what `bytelm.saved` wrote. Errors as `load`."""
+    import jax
+
+    from bytelm import layers, models, saved, sharding
+
+    if saved.is_saved(path):
+        from bytelm import config as configs
+
+        config = configs.read(path / "config.json")
+        model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
+        return config, saved.read(path, config, layers.params_of(model))
     from bytelm.training.checkpoints import Checkpoints
 
-    config, folder, step = _open(Path(path), step)
-    model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
-    model = jax.eval_shape(lambda: models.build(model_config, jax.random.key(0)))
+    config, folder, step = _open(path, step)
+    model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     abstract = layers.params_of(model)
     checkpoints = Checkpoints(folder)
-    whole = jax.tree.map(lambda _: sharding.named(mesh), abstract)
-    params = checkpoints.params(step, abstract, whole)
+    params = checkpoints.params(step, abstract, jax.tree.map(lambda _: sharding.named(mesh), abstract))
     checkpoints.close()
-    return TrainedLM(model, params, config.data.row)
+    return config, params
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -54,11 +89,21 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     import jax
 
-    from bytelm import layers, models
+    from bytelm import layers, models, saved
 
     if _is_hub(Path(path)):
         return _describe_hub(Path(path))
-    config, _, step = _open(Path(path), None)
+    if saved.is_saved(Path(path)):
+        from bytelm import config as configs
+
+        config, checkpoint = configs.read(Path(path) / "config.json"), "exported"
+    else:
+        config, _, step = _open(Path(path), None)
+        checkpoint = f"step {step} of {config.training.steps}"
+    tokenized = config.data.tokenizer is not None
+    unit, tokenizer = "bytes", "none: bytes"
+    if tokenized:
+        unit, tokenizer = "tokens", f"byte-level BPE of {config.model.vocab_size:,} tokens"  # type: ignore[union-attr]
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     flat = jax.tree_util.tree_flatten_with_path(layers.params_of(model))[0]
     by_name = {"/".join(str(k.key) for k in keys): math.prod(x.shape) for keys, x in flat}
@@ -70,11 +115,12 @@ def describe(path: str | Path) -> dict[str, Any]:
         "parameters": parameters,
         "of these, tables of symbols": tables,
         "memory, float32": f"{parameters * 4 / 1e6:,.1f} MB",
-        "FLOPs a byte, forward": f"{models.flops(config.model, config.data.row) / 1e6:,.2f} M",
-        "context": f"{config.data.row} bytes; longer texts in windows that overlap by {config.data.row // 2}",
+        f"FLOPs a {unit[:-1]}, forward": f"{models.flops(config.model, config.data.row) / 1e6:,.2f} M",
+        "context": f"{config.data.row} {unit}"
+        + ("" if tokenized else f"; longer texts in windows that overlap by {config.data.row // 2}"),
         "trained on": type(source).__name__,
-        "checkpoint": f"step {step} of {config.training.steps}",
-        "tokenizer": "none: bytes",
+        "checkpoint": checkpoint,
+        "tokenizer": tokenizer,
     }
 
 
@@ -133,7 +179,7 @@ def _load_hub(path: Path, step: int | None, dtype: Literal["float32", "bfloat16"
 def _describe_hub(path: Path) -> dict[str, Any]:
     import math
 
-    from bytelm.exact import Canonical, Unsupported
+    from bytelm.exact import Unsupported, canonical_of
     from bytelm.hub.reading import look
     from bytelm.hub.tensors import leaves
     from bytelm.models.token_lm import TokenTransformer
@@ -146,7 +192,7 @@ def _describe_hub(path: Path) -> dict[str, Any]:
     conversion = "no tokenizer.json: needs a tokenizer"
     if folder.tokenizer is not None:
         try:
-            Canonical(str(folder.tokenizer))
+            canonical_of(str(folder.tokenizer))
             conversion = (
                 "exact" if folder.bos is not None else "exact, once a token that begins a text is given"
             )

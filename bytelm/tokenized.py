@@ -91,6 +91,8 @@ class TransformerLM:
     ) -> tuple[jax.Array, TokenCache]:
         """See `TreeLM.open`. Slots beyond `context` are of no use to a model with learned positions."""
         self._check(tokens_BS)
+        if isinstance(length_B, np.ndarray) and length_B.max(initial=0) > self.context:
+            raise ValueError(f"a trunk of {length_B.max()} tokens; the model sees {self.context}")
         return self._open(params, jnp.asarray(tokens_BS), jnp.asarray(length_B), slots, nodes)
 
     def grow(

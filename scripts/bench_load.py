@@ -57,8 +57,6 @@ def write(folder: Path) -> None:
 
 
 def measure(folder: Path, axis: str) -> None:
-    import resource
-
     import jax
     import numpy as np
 
@@ -69,19 +67,23 @@ def measure(folder: Path, axis: str) -> None:
     mesh = sharding.make_mesh(shape)
     jax.block_until_ready(jax.device_put(np.zeros(8), sharding.named(mesh)))  # the runtime is up
 
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    before, start = peak(), time.perf_counter()
+    before, start = memory("VmRSS"), time.perf_counter()
     lm, _ = hub.read(folder, dtype="bfloat16", mesh=mesh)
     jax.block_until_ready(lm.params)
     seconds, held = time.perf_counter() - start, flat(lm.params).values()
-    weights = sum(x.nbytes for x in held)
+    weights, after = sum(x.nbytes for x in held), memory("VmHWM")
     print(
         f"{sum(x.size for x in held):,} parameters, {weights / 1e9:.2f} GB on {mesh.size} devices "
-        f"({axis}) in {seconds:.1f} s; peak {before / 1e9:.2f} GB before, {peak() / 1e9:.2f} GB after: "
-        f"{(peak() - before) / weights:.3f} of the weights in addition"
+        f"({axis}) in {seconds:.1f} s; memory of the process {before / 1e9:.2f} GB before, at most "
+        f"{after / 1e9:.2f} GB: {after / weights:.3f} of the weights, {(after - before) / weights:.3f} "
+        "without what was there before"
     )
+
+
+def memory(field: str) -> int:
+    """Bytes that Linux counts for this process: VmRSS now, VmHWM at most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:

@@ -52,6 +52,7 @@ def main() -> None:
     except ImportError:
         sys.exit('this compares with PyTorch: pip install -e ".[torch]"')
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(os.cpu_count() or 1)
     print({**versions(), "torch": torch.__version__, "transformers": transformers.__version__})
     print(f"threads {torch.get_num_threads()}, prompt {args.prompt}, steps {args.steps}")
@@ -142,7 +143,8 @@ def sides_of_theirs(model: Any, tokens_BT: np.ndarray, steps: int) -> dict[str, 
 
     def decode():
         token, cache = held
-        cache.crop(tokens_BT.shape[1])
+        if more := cache.get_seq_length() - tokens_BT.shape[1]:
+            cache.crop(-more)  # back to the prompt
         said = []
         with torch.inference_mode():
             for _ in range(steps):

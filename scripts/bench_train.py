@@ -27,7 +27,7 @@ import optax
 from bytelm import layers, models
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.models import ByteTransformerConfig
-from bytelm.training.launch import versions
+from bytelm.training.launch import keep_pages, versions
 from bytelm.training.step import make_train_step, new_state
 
 MODEL = ByteTransformerConfig(layers=4, width=384, heads=6)
@@ -196,4 +196,5 @@ def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], para
 
 if __name__ == "__main__":
     jnp.zeros(())  # the backend starts before PyTorch's threads do
+    keep_pages()  # as train.py does; PyTorch has the use of it too
     main()

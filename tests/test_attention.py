@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,15 +93,31 @@ def test_units_one_or_a_few_at_a_time_are_all_at_once(monkeypatch, window, at_on
     assert outs[0][1] != outs[1][1]
 
 
-@pytest.mark.parametrize(("window", "isolate"), [(None, True), (9, False)])
-def test_whole_equals_pair_by_pair(window, isolate):
+@pytest.mark.parametrize("how", ["whole", "bands"])
+@pytest.mark.parametrize(("window", "isolate"), [(5, True), (4, False)])
+def test_elsewhere_than_on_cpu(how, window, isolate):
     """What runs on GPU and TPU, here on CPU."""
     *qkv, documents_BT = arrays(21, 4, 2)
-    whole = value_and_gradients(
-        lambda *x: attention._whole(*x, documents_BT, isolate=isolate, window=window), *qkv
-    )
+    seen = attention._seen(jnp.asarray(documents_BT) if isolate else None, window, 1, True, 21)
+    run = {"whole": attention._whole, "bands": partial(attention._in_bands, window=window, causal=True)}[how]
+    found = value_and_gradients(lambda *x: run(*x, *seen), *qkv)
     mask_BTS = visible(21, window, documents_BT if isolate else np.zeros_like(documents_BT))
-    for a, b in zip(whole, value_and_gradients(lambda *x: reference(*x, mask_BTS), *qkv), strict=True):
+    for a, b in zip(found, value_and_gradients(lambda *x: reference(*x, mask_BTS), *qkv), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("span", "window"), [(1, 3), (1, 9), (3, 4), (2, None)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_words(span, window, causal):
+    """Words instead of documents: the last few, and both ways."""
+    *qkv, words_BT = arrays(21, 4, 2)
+    t, s = np.mgrid[:21, :21]
+    mask_BTS = np.abs(words_BT[:, :, None] - words_BT[:, None, :]) < span
+    mask_BTS &= (np.abs(t - s) < (window or 21)) & ((s <= t) | (not causal))
+    expected = value_and_gradients(lambda *x: reference(*x, mask_BTS), *qkv)
+    found = value_and_gradients(lambda *x: attend(*x, jnp.asarray(words_BT), window, span, causal), *qkv)
+    for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 

@@ -15,8 +15,9 @@ from fakes import hashed, repeating, uniform
 
 import bytelm
 from bytelm.cli import common, main
-from bytelm.cli.common import UsageError
+from bytelm.cli.common import Together, UsageError
 from bytelm.cli.generate import unescaped
+from bytelm.ensemble import Ensemble
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"jax", "flax", "orbax", "grain", "tensorflow_datasets", "tokenizers", "transformers", "matplotlib"}
@@ -226,6 +227,14 @@ def test_info_prints_what_a_model_is(run, monkeypatch):
     )
     expected = b"family      words\nparameters  1,234,567\ntrained     True\npath        here\n"
     assert run("info", "here") == (0, expected, "")
+    code, out, err = run("info", "here", "there")
+    lines = out.decode().splitlines()
+    assert (code, err, lines[0], lines[5]) == (0, "", "here", "there")
+    assert lines[10:] == [
+        "together: an ensemble of 2",
+        "  parameters       2,469,134",
+        "  memory, float32  9.9 MB",
+    ]
 
 
 def test_prepare_writes_a_data_set(run, tmp_path):
@@ -251,7 +260,7 @@ def test_prepare_writes_a_data_set(run, tmp_path):
     ("args", "said"),
     [
         (["generate", "--prompt", "x"], "no MODEL given"),
-        (["generate", "m", "n", "--prompt", "x"], "2 MODELs given, but this version has no ensembles"),
+        (["generate", "m", "n", "--prompt", "x", "--weights", "1"], "1 for 2 members"),
         (["generate", "nowhere", "--prompt", "x"], "nowhere: no such folder"),
         (["generate", "strange", "--prompt", "x"], "strange: neither a run nor a Hugging Face folder"),
         (["generate", "m"], "one of --prompt and --prompt-file"),
@@ -266,9 +275,13 @@ def test_prepare_writes_a_data_set(run, tmp_path):
         (["score", "m", "--data", "/no/such/file"], "/no/such/file"),
         (["score", "m", "--data", "/"], "/"),
         (["score", "m", "--data"], "--data names no file"),
-        (["score", "m", "n", "--data", "/no/such/file"], "no ensembles"),
+        (["score", "m", "n", "--data", "/no/such/file", "--rule", "proxy"], "takes three members"),
         (["score", "m", "--data", __file__, "--batch", "0"], "--batch must be 1"),
         (["score", "m", "--data", __file__, "--html", "/no/such/folder/x"], "/no/such/folder/x"),
+        (["generate", "m", "--prompt", "x", "--rate", "0.5"], "--rate and --alpha are for several"),
+        (["eval", "m", "--tasks"], "--tasks names no task"),
+        (["eval", "m", "--tasks", "t", "--limit", "0"], "must be 1 or more"),
+        (["eval", "m", "--tasks", "t", "--data-dir", "/no/such"], "no such folder"),
         (["prepare", "--out", "o", "--name", "n"], "give one source"),
         (["prepare", "p", "--stdlib", "--out", "o", "--name", "n"], "give one source"),
         (
@@ -358,7 +371,7 @@ def heavy_after(code):
     return done.stderr.split()
 
 
-@pytest.mark.parametrize("command", ["", "generate", "score", "info", "prepare"])
+@pytest.mark.parametrize("command", ["", "generate", "score", "info", "eval", "prepare"])
 def test_help_imports_nothing_heavy(command):
     args = [command, "--help"] if command else ["--help"]
     code = f"from bytelm.cli import main\ntry: main({args!r})\nexcept SystemExit as end: assert end.code == 0"
@@ -395,3 +408,61 @@ def test_the_public_face():
 def test_the_number_of_models_is_checked_before_anything_is_loaded():
     with pytest.raises(UsageError, match="no MODEL"):
         common.model([])
+    with pytest.raises(UsageError, match="1 for 2 members"):
+        common.model(["nowhere", "nowhere"], Together(weights=(1.0,)))
+    with pytest.raises(UsageError, match="several MODELs"):
+        common.model(["nowhere"], Together(rule="bayes"))
+
+
+# ---- several models --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(monkeypatch):
+    parts = {"a": hashed(order=1, seed=1), "b": hashed(order=1, seed=2)}
+    monkeypatch.setattr(importlib.import_module("bytelm.load"), "load", parts.get)
+    return parts
+
+
+def test_several_models_are_an_ensemble(run, two, files):
+    code, out, err = run(
+        "score", "a", "b", "--data", files[0], "--rule", "bayes", "--weights", "3", "1", "--json"
+    )
+    assert (code, err) == (0, "")
+    both = Ensemble([two["a"], two["b"]], "bayes", [0.75, 0.25])
+    expected = -both.score([Path(files[0]).read_bytes()])[0][:-1].sum() / np.log(2) / 6
+    assert abs(json.loads(out)["bits_per_byte"] - expected) < 1e-9
+    completion = bytelm.generate(both, [b"x"], seed=1, max_bytes=5)[0]
+    flags = ["--rule", "bayes", "--weights", "3", "1", "--seed", "1", "--max-bytes", "5", "--prompt", "x"]
+    assert run("generate", "a", "b", *flags) == (0, completion, "")
+
+
+@pytest.mark.parametrize("rule", ["mean", "product"])
+def test_weights_are_fitted(run, two, tmp_path, rule):
+    text = bytelm.generate(two["a"], [b""], max_bytes=60, seed=5)[0]
+    (tmp_path / "text").write_bytes(text)
+    plot = ["--plot", tmp_path / "plot.svg"]
+    code, out, err = run("weights", "a", "b", "--data", tmp_path / "text", "--rule", rule, *plot)
+    assert (code, err) == (0, "")
+    lines = out.decode().splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["a", "b", "all", "fitted"]
+    weights = [float(w) for w in lines[-1].split()[1:]]
+    assert weights[0] > 3 * weights[1]  # the text is from the first
+    assert float(lines[4].split()[-1]) <= min(float(line.split()[-1]) for line in lines[1:4])
+    assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["a", "--data", "f"], "two MODELs or more"),
+        (["a", "b", "c", "--data", "f", "--plot", "x.png"], "takes two MODELs"),
+        (["a", "b", "--data", "f"], "are empty"),
+    ],
+)
+def test_weights_used_wrongly(run, two, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    Path("f").write_bytes(b"")
+    code, _, err = run("weights", *args)
+    assert code == 2
+    assert message in err

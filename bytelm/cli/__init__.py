@@ -15,17 +15,25 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from bytelm.cli.common import UsageError
+from bytelm.cli.eval import Eval
+from bytelm.cli.export import Export
 from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
 from bytelm.cli.score import Score
+from bytelm.cli.train_tokenizer import TrainTokenizer
+from bytelm.cli.weights import Weights
 from bytelm.cli.words import Words
 
 Command: TypeAlias = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]
+    | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Words, tyro.conf.subcommand("words")]
 )
 

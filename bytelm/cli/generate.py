@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from bytelm.cli.common import Models, OptionalFile, OptionalText, UsageError, check_models, model, read, usage
+from bytelm.cli.common import (
+    Models,
+    OptionalFile,
+    OptionalText,
+    Together,
+    UsageError,
+    check_models,
+    model,
+    read,
+    usage,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +28,7 @@ class Generate:
     """Complete a prompt; the completion alone, as raw bytes, is the output (and a newline on a terminal)."""
 
     models: Models
-    """The folder of a model."""
+    """The folder of a model; several are an ensemble."""
     prompt: OptionalText = None
     """The prompt, taken as it is."""
     prompt_file: OptionalFile = None
@@ -45,11 +55,12 @@ class Generate:
     """Write text as it comes; invalid bytes become U+FFFD."""
     utf8: bool = False
     """Generate valid UTF-8 only."""
+    together: Annotated[Together, tyro.conf.OmitArgPrefixes] = field(default_factory=Together)
 
     def run(self) -> None:
         from bytelm.generate import generate, stream
 
-        check_models(self.models)
+        check_models(self.models, self.together)
         if self.stream and self.mode == "boundary":
             raise UsageError("--stream goes byte by byte; leave out --mode boundary")
         prompt = self._prompt()
@@ -59,7 +70,7 @@ class Generate:
         with usage(ValueError):
             # No prompts: this only checks the settings, before a model takes its time to load.
             generate(None, [], **settings, **tokens)  # type: ignore[arg-type]
-        lm = model(self.models)
+        lm = model(self.models, self.together)
         with usage(ValueError):
             if self.stream:
                 for piece in stream(lm, prompt, **settings):

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from bytelm.cli.common import Files, Models, OptionalFile, UsageError, check_models, model, read, table, usage
+import tyro
+
+from bytelm.cli.common import (
+    Files,
+    Models,
+    OptionalFile,
+    Together,
+    UsageError,
+    check_models,
+    model,
+    read,
+    table,
+    usage,
+)
 
 if TYPE_CHECKING:
     from bytelm.evals.bits import Bits
@@ -20,7 +33,7 @@ class Score:
     """Bits per byte of files, each and in all, over real bytes; what the ends cost is stated apart."""
 
     models: Models
-    """The folder of a model."""
+    """The folder of a model; several are an ensemble."""
     data: Files
     """Files, any bytes; each is one text."""
     json: bool = False
@@ -29,13 +42,14 @@ class Score:
     """Also write a page that colours each character by its bits."""
     batch: int = 8
     """Files scored at a time."""
+    together: Annotated[Together, tyro.conf.OmitArgPrefixes] = field(default_factory=Together)
 
     def run(self) -> None:
         from tqdm import tqdm
 
         from bytelm.evals.bits import bits_per_byte
 
-        check_models(self.models)
+        check_models(self.models, self.together)
         if self.batch < 1:
             raise UsageError(f"--batch must be 1 or more, not {self.batch}")
         if not self.data:
@@ -44,7 +58,7 @@ class Score:
         if self.html is not None:
             with usage(OSError):
                 Path(self.html).touch()  # rather now than after an hour of scoring
-        lm = model(self.models)
+        lm = model(self.models, self.together)
         # disable=None: no bar unless standard error is a terminal.
         with tqdm(total=sum(map(len, texts)), unit="B", unit_scale=True, disable=None) as bar:
             bits = bits_per_byte(lm, texts, batch=self.batch, progress=bar.update)

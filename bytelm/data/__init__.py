@@ -7,8 +7,10 @@ with train_stream(source.open("train"), rows=8, length=4096, seed=0) as stream:
 for batch in eval_rows(source.open("valid"), rows=8, length=4096): ...
 """
 
+from bytelm.data.coding import ByteCoding, TokenCoding
 from bytelm.data.documents import SPLITS, Documents, Split, Table
 from bytelm.data.files import Files
+from bytelm.data.fim import Fim
 from bytelm.data.heldout import eval_rows
 from bytelm.data.packing import Batch
 from bytelm.data.pipeline import TrainStream, merge_states, train_stream
@@ -16,14 +18,19 @@ from bytelm.data.prepare import Counts, prepare
 from bytelm.data.sources import AnySource, Mix, Mixture, Source
 from bytelm.data.stdlib import Stdlib
 from bytelm.data.tfds_source import Tfds
+from bytelm.data.tokenizer import Bpe
+from bytelm.data.tokens import Tokens
 
 __all__ = [
     "SPLITS",
     "AnySource",
     "Batch",
+    "Bpe",
+    "ByteCoding",
     "Counts",
     "Documents",
     "Files",
+    "Fim",
     "Mix",
     "Mixture",
     "Source",
@@ -31,6 +38,8 @@ __all__ = [
     "Stdlib",
     "Table",
     "Tfds",
+    "TokenCoding",
+    "Tokens",
     "TrainStream",
     "eval_rows",
     "merge_states",

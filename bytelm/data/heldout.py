@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from bytelm.data.documents import Documents
+import numpy as np
+
+from bytelm.data.coded import CodedBuilder
+from bytelm.data.coding import TokenCoding
+from bytelm.data.documents import Documents, utf8_cut
 from bytelm.data.packing import Batch, BatchBuilder
 from bytelm.data.pipeline import check_lanes
 from bytelm.lm import END
@@ -19,6 +24,7 @@ def eval_rows(
     length: int,
     max_bytes: int | None = None,
     lanes: Sequence[int] | None = None,
+    coding: TokenCoding | None = None,
 ) -> Iterator[Batch]:
     """Batches of [len(lanes), length] over an opened source, in order, each target exactly once.
 
@@ -31,14 +37,18 @@ def eval_rows(
     Args:
       rows: rows of the global batch, over all hosts.
       length: targets of a row.
-      max_bytes: take the first `max_bytes` bytes only. The document in which they end is cut there, and has
-        then no end of text. None: all.
+      max_bytes: take the first `max_bytes` bytes only. The document in which they end is cut there, or up to
+        three bytes before so that no UTF-8 character is cut, and has then no end of text. None: all.
       lanes: the rows of each global batch that this host wants, increasing; None: all. Where lengths are
         known only these are read.
+      coding: targets are the tokens of the same bytes: `length` counts tokens. The document that `max_bytes`
+        cuts is tokenized as far as it goes. Documents that are not UTF-8 are left out (`coding.left_out`).
     """
     mine = check_lanes(rows, length, lanes)
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}; it is at least 1, or None for all")
+    if coding is not None:
+        return _coded(source, coding, rows, length, max_bytes, mine)
     return _batches(source, rows, length, max_bytes, mine)
 
 
@@ -66,6 +76,37 @@ def _batches(
         yield builder.build(len(lanes), length)
 
 
+def _coded(
+    source: Documents,
+    coding: TokenCoding,
+    rows: int,
+    length: int,
+    max_bytes: int | None,
+    lanes: tuple[int, ...],
+) -> Iterator[Batch]:
+    """As `_batches`, of tokens: how many a document has only its encoding tells, so all are read."""
+    mine = frozenset(lanes)
+    builder, place = CodedBuilder(coding), 0
+    for i, size, stop, document in _documents(source, max_bytes):
+        ids = coding.held_out(source, i, document.read(i, 0, min(stop, size)))
+        if ids is None:
+            continue
+        symbols = np.concatenate([[coding.end], ids, [coding.end] if stop > size else []])
+        symbols, start = symbols.astype(coding.dtype), 0
+        while start < len(symbols) - 1:
+            row, column = divmod(place, length)
+            end = min(len(symbols) - 1, start + length - column)
+            if row in mine:
+                builder.add(symbols[start : end + 1], i + 1)
+            place, start = place + end - start, end
+            if place == rows * length:
+                yield builder.build(len(lanes), length)
+                builder, place = CodedBuilder(coding), 0
+    if place:
+        builder.pad(len(lanes) * length - builder.size)
+        yield builder.build(len(lanes), length)
+
+
 def _documents(source: Documents, max_bytes: int | None) -> Iterator[tuple[int, int, int, _Readable]]:
     """(document, its bytes, its targets to take, where to read it) until `max_bytes`.
 
@@ -75,12 +116,13 @@ def _documents(source: Documents, max_bytes: int | None) -> Iterator[tuple[int, 
         # Now and once, where every `read` would fetch the whole document.
         whole = None if source.sliceable and source.lengths is not None else _Whole(source[i])
         size = len(whole.data) if whole else source.lengths.item(i)  # type: ignore[union-attr]
-        stop = size + 1
+        stop, document = size + 1, whole or source
         if max_bytes is not None:
-            stop = size + 1 if size <= max_bytes else max_bytes
+            if size > max_bytes:
+                stop = utf8_cut(partial(document.read, i), max_bytes, size)
             max_bytes = max(max_bytes - size, 0)
         if size and stop:
-            yield i, size, stop, whole or source
+            yield i, size, stop, document
         if max_bytes == 0:
             return
 

@@ -9,20 +9,24 @@ lane changes nothing in the global batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import grain
 import numpy as np
 
+from bytelm.data.coded import EMPTY_LIMIT, CodedBuilder, CodedLane
+from bytelm.data.coding import Coding
 from bytelm.data.pieces import Piece
 from bytelm.lm import END
 
 Batch: TypeAlias = dict[str, np.ndarray]
 """`inputs`, `targets`: uint16 [b, T], symbols. `documents`: int32 [b, T], runs of one id within a row are one
-contiguous piece of a document; 0 is padding (held-out data only), where the symbols mean nothing."""
+contiguous piece of a document; 0 is padding (held-out data only), where the symbols mean nothing. Of tokens
+(int32 where the vocabulary is large) there are also `bytes`, uint16, that a target stands for, and `ends`,
+bool: it is an end of text."""
 
 BLOCK = 2**16  # bytes read at once of a long document
-EMPTY_LIMIT = 10_000  # empty documents in a row after which a lane gives up
 
 
 class BatchBuilder:
@@ -150,14 +154,24 @@ class Lane:
 class PackIterator(grain.DatasetIterator):
     """Batches of some lanes. The state, int64 [b, 3], has a row (lane, element, offset) for each of them."""
 
-    def __init__(self, sequence: grain.MapDataset, lanes: Sequence[int], rows: int, length: int):
+    def __init__(
+        self,
+        sequence: grain.MapDataset,
+        lanes: Sequence[int],
+        rows: int,
+        length: int,
+        coding: Coding | None,
+    ):
         super().__init__()
-        self._sequence, self._rows, self._length = sequence, rows, length
-        self._lanes = [Lane(sequence, lane, rows) for lane in lanes]
+        self._length = length
+        self._builder: Any = BatchBuilder if coding is None else partial(CodedBuilder, coding)
+        make: Any = Lane if coding is None else partial(CodedLane, coding)
+        self._lane = lambda lane, *place: make(sequence, lane, rows, *place)
+        self._lanes = [self._lane(lane) for lane in lanes]
         self._places = self._now()
 
     def __next__(self) -> Batch:
-        builder = BatchBuilder()
+        builder = self._builder()
         try:
             for lane in self._lanes:
                 lane.fill(builder, self._length)
@@ -179,18 +193,22 @@ class PackIterator(grain.DatasetIterator):
         return np.array([(lane.lane, lane.element, lane.offset) for lane in self._lanes], np.int64)
 
     def _go(self, places: np.ndarray) -> None:
-        self._lanes = [
-            Lane(self._sequence, lane, self._rows, element, offset)
-            for lane, element, offset in places.tolist()
-        ]
+        self._lanes = [self._lane(*place) for place in places.tolist()]
 
 
 class PackDataset(grain.IterDataset):
     """`PackIterator` in the form that grain's prefetch takes."""
 
-    def __init__(self, sequence: grain.MapDataset, lanes: Sequence[int], rows: int, length: int):
+    def __init__(
+        self,
+        sequence: grain.MapDataset,
+        lanes: Sequence[int],
+        rows: int,
+        length: int,
+        coding: Coding | None = None,
+    ):
         super().__init__()
-        self._args = (sequence, lanes, rows, length)
+        self._args = (sequence, lanes, rows, length, coding)
 
     def __iter__(self) -> PackIterator:
         return PackIterator(*self._args)

@@ -26,12 +26,17 @@ _MASK = 2**64 - 1
 
 
 class Piece(NamedTuple):
-    """Targets [start, stop) of a document; `stop` is None where the document's end is not known."""
+    """Targets [start, stop) of a document; `stop` is None where the document's end is not known.
+
+    With `seed` and `epoch` what is random about it can be drawn.
+    """
 
     documents: Documents
     document: int
     start: int
     stop: int | None
+    seed: int = 0
+    epoch: int = 0
 
 
 def piece_sequence(source: Documents, *, piece: int | None, seed: int) -> grain.MapDataset:
@@ -88,18 +93,21 @@ class Pieces(grain.MapDataset):
             return self.slice(index)
         epoch, element = divmod(index, self._len)
         if self._targets is None:
-            return Piece(self._documents, element, 0, None)
+            return self._of(epoch, element, 0, None)
         if self._ends is None:
-            return Piece(self._documents, element, 0, self._targets.item(element))
+            return self._of(epoch, element, 0, self._targets.item(element))
         document = int(self._ends.searchsorted(element, side="right"))
         targets = self._targets.item(document)
         assert self._piece is not None  # only pieces make elements and documents differ
         if targets <= self._piece:
-            return Piece(self._documents, document, 0, targets)
+            return self._of(epoch, document, 0, targets)
         k = element - (self._ends.item(document - 1) if document else 0)
         cut = k * self._piece - hash64(self._seed, epoch, document) % self._piece
         start, stop = max(cut, 0), min(cut + self._piece, targets)
-        return Piece(self._documents, document, start, stop) if start < stop else None
+        return self._of(epoch, document, start, stop) if start < stop else None
+
+    def _of(self, epoch: int, document: int, start: int, stop: int | None) -> Piece:
+        return Piece(self._documents, document, start, stop, self._seed, epoch)
 
 
 class TableShuffle(grain.MapDataset):

@@ -9,6 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from bytelm.data.coding import Coding
 from bytelm.data.documents import Documents
 from bytelm.data.packing import Batch, PackDataset
 from bytelm.data.pieces import piece_sequence
@@ -23,6 +24,7 @@ def train_stream(
     lanes: Sequence[int] | None = None,
     piece: int | None = None,
     prefetch: int = 2,
+    coding: Coding | None = None,
 ) -> TrainStream:
     """Endless shuffled batches of an opened source.
 
@@ -37,6 +39,8 @@ def train_stream(
       piece: cut documents into pieces of so many targets before shuffling, elsewhere in each epoch; None
         keeps documents whole. With few or very long documents, set it to `length` or a few times that.
       prefetch: batches read ahead; 0: none, and no thread.
+      coding: what turns pieces into symbols; None: their bytes as they are. Order and cuts of the documents
+        are the same with any; `piece` counts bytes also for tokens.
 
     Returns an iterator over `Batch` of [len(lanes), length]. Every target comes exactly once an epoch, with
     the symbol before it as its input. Raises ValueError for arguments that make no sense.
@@ -47,7 +51,8 @@ def train_stream(
     sequence = piece_sequence(source, piece=piece, seed=seed)
     size = 0 if source.lengths is None else int(source.lengths.sum())
     meaning = {"rows": rows, "seed": seed, "piece": piece or 0, "documents": len(source), "bytes": size}
-    return TrainStream(PackDataset(sequence, mine, rows, length), mine, meaning, prefetch)
+    meaning |= {} if coding is None else coding.meaning
+    return TrainStream(PackDataset(sequence, mine, rows, length, coding), mine, meaning, prefetch)
 
 
 class TrainStream(Iterator[Batch]):
@@ -85,7 +90,7 @@ class TrainStream(Iterator[Batch]):
 
         `state["lanes"]`, lists or an array, must hold this host's lanes and may hold others: on another
         number of hosts give each the lanes of all (`merge_states`). `length` may differ from before.
-        Raises ValueError if the state belongs to other rows, seed, piece or data, or lacks a lane.
+        Raises ValueError if the state belongs to other rows, seed, piece, coding or data, or lacks a lane.
         """
         for name, value in self._meaning.items():
             if state.get(name) != value:

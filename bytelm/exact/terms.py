@@ -91,10 +91,10 @@ def of_laws(row: Row, columns: Columns) -> Terms:
                 (np.full(len(firsts), k), firsts, np.append(firsts[1:], high)[: len(firsts)], target)
             )
     empty = (np.zeros(0, np.int64),) * 4
-    by, lows, highs, target = (
+    by, lows, highs, laws = (
         np.concatenate(column).astype(np.int32) for column in zip(*(parts or [empty]), strict=True)
     )
-    return Terms(nodes, by, lows, highs, target, (stop - first + 1) * LAW)
+    return Terms(nodes, by, lows, highs, laws, (stop - first + 1) * LAW)
 
 
 def laws_of(log_sums: np.ndarray) -> np.ndarray:

@@ -165,6 +165,7 @@ def write_gemma(c: TokenLMConfig) -> dict[str, Any]:
 
 def read_gemma2(f: Fields) -> TokenLMConfig:
     base = read_gemma(f)
+    f.get("sliding_window_size", None)  # an older name, beside the newer
     windows = _windows(f, {"layers": base.layers}, lambda i: i % 2 == 0)
     return dataclasses.replace(
         base,
@@ -191,6 +192,8 @@ def read_starcoder2(f: Fields) -> TokenLMConfig:
     f.must_be("norm_type", "layer_norm")
     f.must_be("mlp_type", "default")
     sizes, bias = _sizes(f), f.get("use_bias", True)
+    for name in ("rms_norm_eps", "activation_function"):  # in published files, and read by no program
+        f.get(name, None)
     return TokenLMConfig(
         **sizes,
         **_windows(f, sizes, lambda i: True),

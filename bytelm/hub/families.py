@@ -132,18 +132,18 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": _llama_like(
         "Starcoder2ForCausalLM", configs.read_starcoder2, configs.write_starcoder2, _STARCODER2_BLOCK
     ),
-    "gpt_bigcode": Family(
-        *("GPTBigCodeForCausalLM", configs.read_gpt2, configs.write_bigcode),
-        *(_GPT2_NAMES, "transformer.h.{}.", _GPT2_BLOCK),
-        prefix="transformer.",
-        fused="heads",
-    ),
     "gpt2": Family(
         *("GPT2LMHeadModel", configs.read_gpt2, configs.write_gpt2),
         *(_GPT2_NAMES, "transformer.h.{}.", _GPT2_BLOCK),
         prefix="transformer.",
         form="conv",
         fused="blocks",
+    ),
+    "gpt_bigcode": Family(
+        *("GPTBigCodeForCausalLM", configs.read_gpt2, configs.write_bigcode),
+        *(_GPT2_NAMES, "transformer.h.{}.", _GPT2_BLOCK),
+        prefix="transformer.",
+        fused="heads",
     ),
     "gpt_neox": Family(
         *("GPTNeoXForCausalLM", configs.read_neox, configs.write_neox),
@@ -189,7 +189,7 @@ def write_config(config: TokenLMConfig) -> dict[str, Any]:
     """
     base = TokenLMConfig()
     free = ("isolate_documents", "dropout", "remat", "dtype")
-    plain = {"key_heads": config.K, "head_width": config.H, "mlp_width": config.F}
+    plain: dict[str, Any] = {"key_heads": config.K, "head_width": config.H, "mlp_width": config.F}
     plain |= {name: getattr(base, name) for name in free}
     wanted = dataclasses.replace(config, **plain)
     for kind, family in FAMILIES.items():

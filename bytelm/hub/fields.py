@@ -27,6 +27,7 @@ output_hidden_states return_dict chunk_size_feed_forward attn_implementation
 _attn_implementation_autoset inference_runner max_batch_size max_sequence_length pad_key_length
 runner_max_sequence_length validate_runner_input gradient_checkpointing is_decoder
 tensor_parallel_size
+tokenizer_class _num_labels n_special predict_special_tokens finetuning_task
 """
 _IRRELEVANT = frozenset(_WORDS.split())
 
@@ -78,7 +79,7 @@ def read_rope(fields: Fields, context: int, *, base: str = "rope_theta", share: 
     if share is None and part != 1.0:
         raise ValueError(f"{fields.where}: partial_rotary_factor = {part} is not supported in this family")
     kinds = {given.pop(name, None) for name in ("rope_type", "type")} - {None}
-    kind = kinds.pop() if kinds else "default"
+    kind: Any = kinds.pop() if kinds else "default"
     inside = Fields(given, f"{fields.where}: rope")
     rope = Rope(base=float(theta), share=float(part), trained=context)
     if kind == "default":

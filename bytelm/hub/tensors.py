@@ -57,11 +57,12 @@ def leaves(family: Family, config: TokenLMConfig) -> dict[str, Leaf]:
     matrices = flat(layers.matrices_of(model))
     found = {}
     for path, x in shapes.items():
-        merged, shape = (math.prod(x.shape),), tuple(x.shape)
+        shape: tuple[int, ...] = tuple(x.shape)
+        merged: tuple[int, ...] = (math.prod(shape),)
         if matrices[path] is not None:
             inputs = len(matrices[path][0])
             merged = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
-        elif path in ("table", "positions"):
+        elif path in ("table", "positions", "head"):
             merged = shape
         found[path] = Leaf(shape, merged, specs[path], family.source(path, config))
     return found
@@ -92,6 +93,7 @@ def ours(theirs: np.ndarray, leaf: Leaf, config: TokenLMConfig) -> np.ndarray:
 
 def theirs(parts: list[tuple[Leaf, Any]], config: TokenLMConfig) -> np.ndarray:
     """A tensor of theirs from what it holds: one parameter, or queries, keys and values."""
+    parts = sorted(parts, key=lambda part: part[0].source.part or ("", 0))  # queries, keys, values
     merged = [np.asarray(jax.device_get(x)).reshape(leaf.merged) for leaf, x in parts]
     source = parts[0][0].source
     if source.part is None:

@@ -88,7 +88,7 @@ def _weights(path: Path, held: dict[str, list[tuple[Leaf, Any]]], config: TokenL
             filled = 0
         files[-1].append(name)
         filled += size
-    index = {}
+    index: dict[str, str] = {}
     for number, names in enumerate(files, 1):
         file = f"model-{number:05}-of-{len(files):05}.safetensors" if len(files) > 1 else "model.safetensors"
         tensors = {name: theirs(held[name], config) for name in names}

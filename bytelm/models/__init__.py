@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
+from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
+from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-ModelConfig = ByteTransformerConfig
+ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | LearnYourTokensConfig | TokenLMConfig
 
-CONSTRUCTORS: dict[type, Any] = {ByteTransformerConfig: ByteTransformer}
+CONSTRUCTORS: dict[type, Any] = {
+    ByteTransformerConfig: ByteTransformer,
+    WordPooledConfig: WordPooled,
+    LearnYourTokensConfig: LearnYourTokens,
+    TokenLMConfig: TokenTransformer,
+}
 
 
 def build(config: ModelConfig, key: jax.Array) -> Any:
@@ -21,19 +29,17 @@ def build(config: ModelConfig, key: jax.Array) -> Any:
 
 
 def flops(config: ModelConfig, length: int) -> float:
-    """Operations of the forward pass, a byte, in rows of `length` bytes."""
+    """Operations of the forward pass, a symbol (byte or token), in rows of `length` of them."""
     return CONSTRUCTORS[type(config)].flops(config, length)
 
 
 def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:
     """Raises ValueError where the model, or `rows` of batches, by name, cannot be cut evenly over `mesh`."""
+    cuts = CONSTRUCTORS[type(config)].cuts(config)
     sharding.check_fits(
         mesh,
         {
             **{name: ("batch", count) for name, count in rows.items()},
-            "model.heads": ("heads", config.heads),
-            "model.key_heads": ("heads", config.K),
-            "model.width": ("embed", config.width),
-            "model.mlp_width": ("mlp", config.F),
+            **{f"model.{name}": cut for name, cut in cuts.items()},
         },
     )

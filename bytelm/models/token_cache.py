@@ -128,7 +128,7 @@ def commit(cache: TokenCache, path_BP: jax.Array) -> TokenCache:
     from_BP = S + jnp.maximum(path_BP, 0)
 
     def move(x_BKSH):
-        return x_BKSH.at[row_B1, :, to_BP].set(x_BKSH[row_B1, :, from_BP], mode="drop")
+        return _written(x_BKSH, to_BP, x_BKSH[row_B1, :, from_BP])
 
     gone_BM = jnp.zeros((B, M), bool).at[row_B1, jnp.where(real_BP, path_BP, M)].set(True, mode="drop")
     return cache._replace(
@@ -144,9 +144,18 @@ def _nowhere(cache: TokenCache) -> int:
     return cache.keys[0].shape[2]
 
 
+def _written(x_BKSH: jax.Array, slot_BN: jax.Array, new_BNKH: jax.Array) -> jax.Array:
+    """`x_BKSH` with `new_BNKH` in its slots; what belongs nowhere is dropped. In place, where donated."""
+    if slot_BN.size == 1:
+        # XLA turns a scatter of one index into a choice between copies of the whole: so one goes nowhere.
+        slot_BN = jnp.concatenate([slot_BN, jnp.full_like(slot_BN, x_BKSH.shape[2])], axis=1)
+        new_BNKH = jnp.concatenate([new_BNKH, new_BNKH], axis=1)
+    return x_BKSH.at[jnp.arange(len(slot_BN))[:, None], :, slot_BN].set(new_BNKH, mode="drop")
+
+
 def _evaluate(model, cache, tokens_BN, position_BN, slot_BN, trunk_BNS, nodes_BNM):
     """Logits of new tokens that see the given slots and places; their keys and values are written first."""
-    c, row_B1 = model.config, jnp.arange(len(tokens_BN))[:, None]
+    c = model.config
     visible = jnp.concatenate([trunk_BNS, nodes_BNM], axis=-1)
     trunk_BS = jnp.broadcast_to(jnp.arange(cache.slots), (len(tokens_BN), cache.slots))
     back = position_BN[:, :, None] - jnp.concatenate([trunk_BS, cache.position_BM], axis=-1)[:, None]
@@ -156,8 +165,8 @@ def _evaluate(model, cache, tokens_BN, position_BN, slot_BN, trunk_BNS, nodes_BN
     keys, values = [], []
     for i, block in enumerate(model.blocks):
         q_BNNH, k_BNKH, v_BNKH = block.project(x_BND, cos_sin)
-        keys.append(cache.keys[i].at[row_B1, :, slot_BN].set(k_BNKH, mode="drop"))
-        values.append(cache.values[i].at[row_B1, :, slot_BN].set(v_BNKH, mode="drop"))
+        keys.append(_written(cache.keys[i], slot_BN, k_BNKH))
+        values.append(_written(cache.values[i], slot_BN, v_BNKH))
         mask_BNS = masks[c.window_of(i)]
         a_BNNH = attend_masked(q_BNNH, keys[i], values[i], mask_BNS, c.scale, c.attention_softcap)
         x_BND = block.finish(x_BND, a_BNNH)

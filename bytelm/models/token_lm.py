@@ -18,6 +18,7 @@ from flax import nnx
 from bytelm import layers, sharding
 from bytelm.attention import attend
 from bytelm.layers import Params
+from bytelm.loss import Batch, Counts
 from bytelm.models import rotary
 from bytelm.models.rotary import Rope
 from bytelm.models.token_block import ACTIVATIONS, Block, Norm, attend_masked
@@ -145,6 +146,19 @@ class TokenTransformer(nnx.Module):
         """
         return self.logits(self.read(tokens_BT, documents_BT, dropout_key)[0])
 
+    def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """-log p of each target token, float32 [B, T]; the key is for dropout."""
+        logits_BTV = self(batch["inputs"], batch["documents"], key)
+        target_BT1 = batch["targets"].astype(jnp.int32)[..., None]
+        chosen_BT = jnp.take_along_axis(logits_BTV, target_BT1, axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+
+    @staticmethod
+    def counts(batch: Batch) -> Counts:
+        """What each target stands for: the token's bytes; sentinels and padding stand for none."""
+        bytes_BT = batch["bytes"].astype(jnp.float32)
+        return Counts(bytes_BT, batch["ends"], jnp.zeros_like(bytes_BT))
+
     def embed(self, tokens_BT: jax.Array, position_BT: jax.Array) -> jax.Array:
         """The stream before the first layer, [B, T, D]."""
         c = self.config
@@ -208,6 +222,16 @@ class TokenTransformer(nnx.Module):
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             scanned = jax.checkpoint(scanned, policy=policy if c.remat == "dots" else None)
         return jax.lax.scan(scanned, x_BTD, (self.blocks, keys, window_L))
+
+    @staticmethod
+    def cuts(config: TokenLMConfig) -> dict[str, tuple[str, int]]:
+        """Sizes that a mesh cuts: field of the config -> (name of `bytelm.sharding.RULES`, size)."""
+        return {
+            "heads": ("heads", config.heads),
+            "key_heads": ("heads", config.K),
+            "width": ("embed", config.width),
+            "mlp_width": ("mlp", config.F),
+        }
 
     @staticmethod
     def flops(config: TokenLMConfig, length: int) -> float:

@@ -10,18 +10,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bytelm.lm import END
+from bytelm.loss import Counts
 
 
 def evaluate(
-    nats_of: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    costs_of: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, Counts]],
     batches: Iterable[Mapping[str, np.ndarray]],
     documents: int,
 ) -> dict[str, float]:
     """Bits per byte over `documents` held-out documents, with its standard error.
 
     Args:
-      nats_of: -log p of each target of this host's rows of a batch, [b, T].
+      costs_of: -log p of each target of this host's rows of a batch, [b, T], and its counts.
       batches: this host's rows, ``documents`` numbering the documents from 1 (`bytelm.data.eval_rows`).
       documents: how many there are.
 
@@ -29,29 +29,29 @@ def evaluate(
     sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
     of text, which is not in the first, ``bytes`` and ``documents`` counted.
     """
-    sums_D4 = np.zeros((documents + 1, 4))
+    sums_D5 = np.zeros((documents + 1, 5))
     for batch in batches:
-        nats_BT = np.asarray(nats_of(batch), np.float64)
-        which_BT, ends_BT = batch["documents"], batch["targets"] == END
-        for column, values in enumerate((nats_BT * ~ends_BT, ~ends_BT, nats_BT * ends_BT, ends_BT)):
-            sums_D4[:, column] += np.bincount(
-                which_BT.ravel(), np.asarray(values, np.float64).ravel(), documents + 1
-            )
-    sums_D4 = sums_D4[1:]  # document 0 is padding
+        nats_BT, counts = costs_of(batch)
+        bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts)
+        byte_nats_BT, end_nats_BT = (np.where(x > 0, nats_BT, 0.0) for x in (bytes_BT, ends_BT))
+        for column, values_BT in enumerate((byte_nats_BT, bytes_BT, end_nats_BT, ends_BT, lost_BT)):
+            sums_D5[:, column] += np.bincount(batch["documents"].ravel(), values_BT.ravel(), documents + 1)
+    sums_D5 = sums_D5[1:]  # document 0 is padding
     if jax.process_count() > 1:
-        sums_D4 = np.asarray(multihost_utils.process_allgather(sums_D4)).sum(0)
-    sums_D4 = sums_D4[sums_D4[:, 1] + sums_D4[:, 3] > 0]
-    nats, size, end_nats, ends = sums_D4.sum(0)
-    ratio, n = nats / max(size, 1.0), len(sums_D4)
+        sums_D5 = np.asarray(multihost_utils.process_allgather(sums_D5)).sum(0)
+    sums_D5 = sums_D5[sums_D5[:, 1] + sums_D5[:, 3] > 0]
+    nats, size, end_nats, ends, lost = sums_D5.sum(0)
+    ratio, n = nats / max(size, 1.0), len(sums_D5)
     error = math.nan
     if n > 1:
-        error = math.sqrt(((sums_D4[:, 0] - ratio * sums_D4[:, 1]) ** 2).sum() * n / (n - 1)) / max(size, 1.0)
+        error = math.sqrt(((sums_D5[:, 0] - ratio * sums_D5[:, 1]) ** 2).sum() * n / (n - 1)) / max(size, 1.0)
     return {
         "bits_per_byte": ratio / math.log(2),
         "standard_error": error / math.log(2),
         "bits_per_end": end_nats / ends / math.log(2) if ends else math.nan,
         "bytes": int(size),
         "documents": n,
+        "lost_share": lost / max(size + lost, 1.0),
     }
 
 

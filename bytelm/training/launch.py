@@ -23,7 +23,6 @@ import tyro
 from jax.experimental import multihost_utils
 
 from bytelm import config as configs_of
-from bytelm import layers
 from bytelm.config import Config
 from bytelm.training import metrics
 from bytelm.training.checkpoints import Checkpoints
@@ -234,8 +233,9 @@ def say_start(
     held_out: Any,
     flops: float,
     note: str,
+    a_target: float,
 ) -> None:
-    """One table: parameters, mesh, batch, FLOPs, memory."""
+    """One table: parameters, mesh, batch, FLOPs, memory. `a_target`: bytes that a target stands for."""
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     sizes: dict[str, int] = {}
     for keys, x in flat:
@@ -244,10 +244,11 @@ def say_start(
     copies = 4 + (config.training.ema is not None)  # parameters, gradient, two of the optimizer's
     parts = ", ".join(f"{name} {n:,}" for name, n in sizes.items())
     batch = config.training.rows * config.data.row
+    of = "bytes" if a_target == 1.0 else f"tokens, about {batch * a_target:,.0f} bytes,"
     rows = [
         ("parameters", f"{total:,} ({parts})"),
         ("mesh", ", ".join(f"{axis} {n}" for axis, n in mesh.shape.items())),
-        ("batch", f"{config.training.rows} rows x {config.data.row} = {batch:,} bytes a step"),
+        ("batch", f"{config.training.rows} rows x {config.data.row} = {batch:,} {of} a step"),
         ("FLOPs", f"{flops / 1e6:,.1f} M a byte of training"),
         ("memory", f"about {total * 4 * copies / 1e6:,.0f} MB for parameters and optimizer, over the mesh"),
         ("data", f"{source.name}: {len(source):,} documents{_skipped(source)}"),
@@ -285,39 +286,20 @@ class Profile:
             jax.profiler.stop_trace()
 
 
-class Sampler:
-    """Draws a text for each of the config's prompts and adds it to samples.jsonl."""
-
-    def __init__(self, folder: Path, config: Config, model: Any):
-        """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
-        from bytelm.trained import TrainedLM
-
-        self._path, self._config = folder / "samples.jsonl", config.samples
-        self._lm = TrainedLM(model, {}, config.data.row)
-
-    def __call__(self, step: int, params: Any) -> None:
-        from bytelm.generate import generate
-
-        if jax.process_count() > 1:
-            return  # sampling is one host's work and the parameters may lie on others
-        c = self._config
-        lm = self._lm.with_params(layers.on_one_device(params))
-        texts = generate(
-            lm, c.prompts, max_bytes=c.max_bytes, temperature=c.temperature, top_p=c.top_p, seed=step
-        )
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
-        new = [
-            json.dumps({"step": step, "prompt": p, "text": t.decode("utf-8", "replace")})
-            for p, t in zip(c.prompts, texts, strict=True)
-        ]
-        metrics.write_whole(self._path, "".join(line + "\n" for line in (*kept, *new)))
-
-
 def say_end(
-    log: metrics.Log, folder: Path, config: Config, held_out: Any, *, step: int, stopped: bool
+    log: metrics.Log,
+    folder: Path,
+    config: Config,
+    held_out: Any,
+    a_target: float,
+    *,
+    step: int,
+    stopped: bool,
 ) -> None:
-    """The result: bits per byte, marks to hold against it, a sample, the run's folder."""
+    """The result: bits per byte, marks to hold against it, a sample, the run's folder.
+
+    A tokenized model's figure is of the canonical tokens of the bytes, an upper bound of the bytes' own.
+    """
     if jax.process_index() != 0:
         return
     if stopped and step < config.training.steps:
@@ -327,15 +309,17 @@ def say_end(
     if config.evaluation.marks:
         from bytelm.evals.compressors import marks
 
+        row = round(config.data.row * a_target)
         documents = (held_out[i] for i in range(len(held_out)))
-        for name, bits in marks(documents, config.data.row, config.evaluation.final_max_bytes).items():
+        for name, bits in marks(documents, row, config.evaluation.final_max_bytes).items():
             print(f"{name:<28} {bits:.3f} bits per byte")
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
         last = evaluated[-1]
         error, end = last["eval/standard_error"], last["eval/bits_per_end"]
+        of = "this model" if config.data.tokenizer is None else "this model, canonical tokens"
         print(
-            f"{'this model':<28} {last['eval/bits_per_byte']:.3f} bits per byte"
+            f"{of:<28} {last['eval/bits_per_byte']:.3f} bits per byte"
             + (f" (standard error {error:.3f})" if error is not None else "")
             + f" on {last['eval/bytes']:,} held-out bytes in rows of {config.data.row}"
             + (f"; an end of text costs {end:.1f} bits more" if end is not None else "")

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds")  # what may differ between equal runs
+# What may differ between equal runs: times, and `bytes`, which a run that goes on counts from where it does.
+TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds", "bytes")
 
 
 class Log:
@@ -96,9 +97,11 @@ class Log:
             "train/bits_per_byte": bits,
             **{name: x for name, x in figures.items() if name.startswith("eval/")},
             "bytes_per_second": rate,
+            "bytes": int(self._bytes),  # in the steps since the line before, like the rate
             "mfu": rate * self._flops / self._peak if self._peak else None,
             "data_wait_seconds": self._wait,
             "seconds": time.perf_counter() - self._began,
+            "lost_share": values["lost"] / max(values["bytes"] + values["lost"], 1.0),
             **{name: x for name, x in values.items() if name.endswith("_norm")},
             **{name: x for name, x in figures.items() if not name.startswith("eval/")},
         }
@@ -110,7 +113,8 @@ class Log:
         self._events.write(step, line)
         held_out = f"  held out {line['eval/bits_per_byte']:.4f}" if "eval/bits_per_byte" in line else ""
         mfu = f"  MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
-        told = f"{bits:.4f} bits per byte{held_out}  {rate / 1e3:,.1f} kB/s{mfu}"
+        lost = f"  {line['lost_share']:.2%} of bytes without loss" if line["lost_share"] else ""
+        told = f"{bits:.4f} bits per byte{held_out}{lost}  {rate / 1e3:,.1f} kB/s{mfu}"
         self._bar.set_postfix_str(told, refresh=False)
         if self._bar.disable or held_out:
             wait, norm = line["data_wait_seconds"], values["gradient_norm"]

@@ -1,7 +1,7 @@
-"""One step of training, and the loss of a batch: pure functions of arrays, compiled once.
+"""One step of training, and the cost of a batch: pure functions of arrays, compiled once.
 
-A batch has ``inputs``, ``targets`` and ``documents``, each [B, T] (see `bytelm.data`). Targets that are
-sentinels, or of padding (document 0), carry no loss.
+A batch has ``inputs``, ``targets`` and ``documents``, each [B, T] (see `bytelm.data`). What its targets cost
+and stand for the model says (`bytelm.loss`). Sentinels and padding (document 0) carry no loss.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import optax
 
 from bytelm import layers, sharding
 from bytelm.layers import Params
-from bytelm.lm import END, LAW
-
-Batch = dict[str, jax.Array]
+from bytelm.loss import Batch, Counts, with_loss
 
 
 class TrainState(NamedTuple):
@@ -57,41 +55,23 @@ def new_state(
     return TrainState(jnp.int32(0), params, optimizer.init(params), params if ema else None)
 
 
-def nats_of(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """-log p of each target, float32 [B, T]; without meaning where the target is a sentinel."""
-    log_p_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    target_BT = jnp.minimum(targets_BT.astype(jnp.int32), LAW - 1)
-    return -jnp.take_along_axis(log_p_BTV, target_BT[..., None], axis=-1)[..., 0]
-
-
-def counts_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Which positions are bytes, and which ends of text, as booleans [B, T]."""
-    real_BT = batch["documents"] > 0
-    return real_BT & (batch["targets"] < END), real_BT & (batch["targets"] == END)
-
-
 def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumulate: int, ema: float | None):
     """The step ``(state, batch, rate, key) -> (state, metrics)``, to be compiled.
 
     The loss is the mean over all targets with loss, in nats. The batch is worked through in `accumulate`
-    parts; the result is the same up to rounding. The key is for dropout, None for none. Metrics are sums
-    and norms, float32 scalars.
+    parts; the result is the same up to rounding. The key is for what is random in a step, such as dropout;
+    None for nothing. Metrics are sums and norms, float32 scalars.
     """
 
     def loss_of(params: Params, part: Batch, key: jax.Array | None, total: jax.Array):
-        nats_BT = nats_of(
-            layers.with_params(model, params)(part["inputs"], part["documents"], key), part["targets"]
-        )
-        bytes_BT, ends_BT = counts_of(part)
-        byte_nats = jnp.sum(jnp.where(bytes_BT, nats_BT, 0.0))
-        end_nats = jnp.sum(jnp.where(ends_BT, nats_BT, 0.0))
-        sums = {"nats": byte_nats, "bytes": jnp.sum(bytes_BT, dtype=jnp.float32), "end_nats": end_nats}
-        return (byte_nats + end_nats) / total, sums
+        nats_BT, counts = layers.with_params(model, params).nats(part, key), model.counts(part)
+        byte_nats = jnp.sum(jnp.where(counts.bytes > 0, nats_BT, 0.0))
+        end_nats = jnp.sum(jnp.where(counts.ends, nats_BT, 0.0))
+        sums = {"nats": byte_nats, "bytes": jnp.sum(counts.bytes), "end_nats": end_nats}
+        return (byte_nats + end_nats) / total, {**sums, "lost": jnp.sum(counts.lost)}
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array, key: jax.Array | None):
-        bytes_BT, ends_BT = counts_of(batch)
-        total = jnp.maximum(jnp.sum(bytes_BT | ends_BT, dtype=jnp.float32), 1.0)
-
+        total = jnp.maximum(jnp.sum(with_loss(model.counts(batch)), dtype=jnp.float32), 1.0)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, state.step), accumulate)
 
         def gradient(part: Batch, part_key: jax.Array | None):
@@ -127,11 +107,9 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
 
 
 def make_eval_step(model: Any):
-    """``(params, batch) -> nats`` of each target, float32 [B, T], to be compiled."""
+    """``(params, batch) -> (nats, counts)``: the nats of each target [B, T], and a `bytelm.loss.Counts`."""
 
-    def eval_step(params: Params, batch: Batch) -> jax.Array:
-        return nats_of(
-            layers.with_params(model, params)(batch["inputs"], batch["documents"]), batch["targets"]
-        )
+    def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, Counts]:
+        return layers.with_params(model, params).nats(batch), model.counts(batch)
 
     return eval_step

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytelm.data import eval_rows
+from bytelm.data.documents import utf8_cut
 from bytelm.lm import END
 
 
@@ -24,7 +25,7 @@ def reference(texts, max_bytes=None):
         if left <= 0:
             break
         symbols = [END, *text, END]
-        count = len(text) + 1 if len(text) <= left else left
+        count = len(text) + 1 if len(text) <= left else utf8_cut(lambda a, b, t=text: t[a:b], left, len(text))
         line += [(symbols[t], symbols[t + 1], i + 1) for t in range(count)]
         left -= len(text)
     return line

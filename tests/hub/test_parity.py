@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cases import CASES, TOKENS_BT
 
-from bytelm import hub
+from bytelm import hub, sharding
 from bytelm.hub.families import read_config, write_config
 from bytelm.hub.tensors import flat
 
@@ -122,7 +122,51 @@ def test_a_folder_without_its_prefix(tmp_path):
     found = hub.read(source, dtype="float32")[0]
     for path, x in flat(expected.params).items():
         np.testing.assert_array_equal(x, flat(found.params)[path], err_msg=path)
+    save_file({k: x for k, x in tensors.items() if k != "wte.weight"}, source / "model.safetensors")
+    found = hub.read(source, dtype="float32")[0]  # the head stands for the table that it is tied to
+    np.testing.assert_array_equal(found.params["table"], expected.params["table"])
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(ValueError, match=r"'lm_head.weight' differs from the table of tokens"):
         hub.read(source)
+
+
+def test_a_tied_table_under_the_name_of_the_head(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    source = cases.write("llama3", tmp_path / "model")
+    expected = hub.read(source, dtype="float32")[0]
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, source / "model.safetensors")
+    found = hub.read(source, dtype="float32")[0]
+    for path, x in flat(expected.params).items():
+        np.testing.assert_array_equal(x, flat(found.params)[path], err_msg=path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'model.embed_tokens.weight' is missing"):
+        hub.read(source)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "pythia"])
+def test_sharded_equals_whole(name, tmp_path):
+    """Cut over a mesh, each tensor lies in parts and the logits are the same; trees too."""
+    source = cases.write(name, tmp_path / "model")
+    whole, _ = hub.read(source, dtype="float32")
+    mesh = sharding.make_mesh(sharding.MeshShape(1, 4, 2))
+    cut, _ = hub.read(source, dtype="float32", mesh=mesh)
+    query = cut.params["blocks"]["1"]["query"]
+    assert query.addressable_shards[0].data.shape == (8, 2, 8)
+    np.testing.assert_allclose(
+        cut.logits(cut.params, TOKENS_BT), whole.logits(whole.params, TOKENS_BT), atol=1e-5
+    )
+    contexts = [[1, 2, 3], [1, 2, 4, 5]]
+    np.testing.assert_allclose(
+        cut.next_token_logprobs(contexts), whole.next_token_logprobs(contexts), atol=1e-5
+    )
+
+
+def test_a_mesh_that_does_not_fit(tmp_path):
+    mesh = sharding.make_mesh(sharding.MeshShape(1, 4, 2))
+    with pytest.raises(ValueError, match=r"model.key_heads = 1 cannot be cut in 2 equal parts along tensor"):
+        hub.read(cases.write("gemma", tmp_path / "model"), mesh=mesh)

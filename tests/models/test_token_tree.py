@@ -236,6 +236,8 @@ def test_more_bad_input():
         lm.logits(lm.params, np.zeros((1, 65), np.int32))
     with pytest.raises(ValueError, match="tokens are integers, not float64"):
         lm.logits(lm.params, np.zeros((1, 5)))
+    with pytest.raises(ValueError, match="a trunk of 65 tokens; the model sees 64"):
+        lm.open(lm.params, np.zeros((1, 66), np.int32), np.array([65]), slots=66, nodes=0)
     with pytest.raises(ValueError, match="4 slots for rows padded to 5"):
         lm.open(lm.params, np.zeros((1, 5), np.int32), np.array([5]), slots=4, nodes=0)
 
@@ -247,3 +249,17 @@ def test_committing_writes_no_more_than_the_path():
     commit = jax.jit(token_cache.commit, donate_argnums=0)
     memory = commit.lower(cache, np.zeros((1, 4), np.int32)).compile().memory_analysis()
     assert memory.temp_size_in_bytes < cache.keys[0].nbytes / 4
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_copies_no_layer(rows):
+    """Nor does the compiled step, of one row or of several."""
+    lm = build(head_width=32)
+    tokens_BT, length_B = np.zeros((rows, 16), np.int32), np.full(rows, 3)
+    _, cache = lm.open(lm.params, tokens_BT, length_B, slots=4096, nodes=0)
+    step = jax.jit(
+        lambda params, *a: token_cache.extend(layers.with_params(abstract(lm.config), params), *a),
+        donate_argnums=1,
+    )
+    memory = step.lower(lm.params, cache, tokens_BT[:, :1], length_B).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < cache.keys[0].nbytes / 2

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bytelm.lm import END
+from bytelm.loss import Counts, counts_of
 from bytelm.training.evaluate import evaluate
 
 
@@ -23,7 +24,7 @@ def run(nats_of_documents):
     rows = {"documents": np.array(which).reshape(-1, 5), "targets": np.array(targets).reshape(-1, 5)}
     rows["nats"] = np.array(nats).reshape(-1, 5)
     batches = [{name: x[i : i + 2] for name, x in rows.items()} for i in range(0, len(rows["nats"]), 2)]
-    return evaluate(lambda batch: batch["nats"], batches, len(nats_of_documents))
+    return evaluate(lambda batch: (batch["nats"], counts_of(batch)), batches, len(nats_of_documents))
 
 
 def test_bits_of_bytes_and_of_ends():
@@ -54,3 +55,17 @@ def test_standard_error_is_that_of_drawing_documents_again():
     # Bytes are not independent within a document: as if they were, the error would be another.
     naive = np.concatenate([x for x, _ in documents]).std() / math.sqrt(size.sum()) / math.log(2)
     assert naive < 0.8 * expected
+
+
+def test_targets_of_several_bytes_and_bytes_without_loss():
+    """As of a tokenized model, and of one whose row ran out of words."""
+    batch = {"documents": np.array([[1, 1, 1, 2, 2]])}
+    nats = np.array([[3.0, 1.0, 2.0, 8.0, 1e6]])
+    counts = Counts(
+        np.array([[4.0, 1, 0, 3, 0]]), np.array([[0, 0, 1, 0, 0]], bool), np.array([[0, 0, 0, 0, 2.0]])
+    )
+    found = evaluate(lambda _: (nats, counts), [batch], 2)
+    assert found["bits_per_byte"] == pytest.approx((3 + 1 + 8) / 8 / math.log(2))
+    assert found["bits_per_end"] == pytest.approx(2 / math.log(2))
+    assert found["lost_share"] == pytest.approx(0.2)
+    assert found["bytes"] == 8

@@ -13,7 +13,14 @@ from bytelm.training.metrics import TIMINGS, Log
 
 
 def figures(nats=100.0, **changes):
-    values = {"nats": nats, "bytes": 50.0, "end_nats": 3.0, "gradient_norm": 1.0, "update_norm": 0.1}
+    values = {
+        "nats": nats,
+        "bytes": 50.0,
+        "end_nats": 3.0,
+        "lost": 0.0,
+        "gradient_norm": 1.0,
+        "update_norm": 0.1,
+    }
     return {name: jnp.float32(x) for name, x in (values | {"parameter_norm": 5.0} | changes).items()}
 
 

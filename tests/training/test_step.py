@@ -12,7 +12,8 @@ from tiny import MODEL, Trainer, batch
 
 from bytelm.config import Optimizer
 from bytelm.lm import END, LAW
-from bytelm.training.step import counts_of, make_eval_step, nats_of
+from bytelm.loss import counts_of, nats_of
+from bytelm.training.step import make_eval_step
 
 # An epsilon-free optimizer would turn rounding of tiny gradients into whole moves; two steps, small rate.
 ADAMW = Optimizer(name="adamw", clip=100.0)
@@ -35,17 +36,17 @@ def test_nats_are_those_of_the_law():
 def test_padding_and_sentinels_carry_no_loss(trainer):
     state, _ = trainer.step(trainer.start(), batch(0))
     one = batch(1)
-    bytes_BT, ends_BT = counts_of(one)
-    silent_BT = ~(np.asarray(bytes_BT) | np.asarray(ends_BT))
+    counts = counts_of(one)
+    silent_BT = ~(np.asarray(counts.bytes > 0) | np.asarray(counts.ends))
     assert silent_BT[-1, -4:].all()  # padding
     assert (silent_BT & (one["targets"] > END)).any()  # sentinels
     _, expected = trainer.step(state, one)
     two = {**one, "targets": np.where(silent_BT & (one["targets"] > END), 260, one["targets"])}
     two["targets"][-1, -4:] = 97
     assert trainer.step(state, two)[1] == expected
-    assert expected["bytes"] == np.asarray(bytes_BT).sum()
+    assert expected["bytes"] == np.asarray(counts.bytes).sum()
     heard = {**one, "targets": one["targets"].copy()}
-    b, t = np.argwhere(np.asarray(bytes_BT))[0]
+    b, t = np.argwhere(np.asarray(counts.bytes))[0]
     heard["targets"][b, t] += 1  # control: a byte's is heard
     assert trainer.step(state, heard)[1]["nats"] != expected["nats"]
 
@@ -54,9 +55,10 @@ def test_metrics_are_those_of_the_batch(trainer):
     state, _ = trainer.step(trainer.start(), batch(0))
     after, metrics = trainer.step(state, batch(1), rate=0.01)
     eval_step = jax.jit(make_eval_step(trainer.model))
-    nats_BT = np.asarray(eval_step(state.params, jax.tree.map(jnp.asarray, batch(1))))
-    bytes_BT, ends_BT = map(np.asarray, counts_of(batch(1)))
-    np.testing.assert_allclose(metrics["nats"], nats_BT[bytes_BT].sum(), rtol=1e-5)
+    nats_BT, counts = jax.tree.map(np.asarray, eval_step(state.params, jax.tree.map(jnp.asarray, batch(1))))
+    bytes_BT, ends_BT, lost_BT = counts
+    assert metrics["lost"] == lost_BT.sum() == 0
+    np.testing.assert_allclose(metrics["nats"], nats_BT[bytes_BT > 0].sum(), rtol=1e-5)
     np.testing.assert_allclose(metrics["end_nats"], nats_BT[ends_BT].sum(), rtol=1e-5)
     moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
     norm = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(moved)))

@@ -1,0 +1,40 @@
+"""How a run reads its data: as bytes, as tokens, with or without fill-in-the-middle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from bytelm.config import Config
+from bytelm.data import ByteCoding, Documents, TokenCoding, Tokens
+from bytelm.data.tokenizer import make
+from bytelm.models import TokenLMConfig
+
+
+def coding_of(config: Config, folder: Path) -> tuple[Config, ByteCoding | TokenCoding | None]:
+    """The coding of a run's data, None for bytes as they are, and the config with the vocabulary's size.
+
+    The tokenizer.json of a tokenized run is in its folder: made there from the training documents, or copied.
+    A run that has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for a bad tokenizer.
+    """
+    bpe, fim = config.data.tokenizer, config.data.fim
+    if bpe is None:
+        return config, ByteCoding(fim) if fim.rate else None
+    begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
+    tokens = Tokens(make(bpe, config.data.source, folder, keep=begun))
+    assert isinstance(config.model, TokenLMConfig)
+    model = dataclasses.replace(config.model, vocab_size=tokens.vocab_size)
+    return dataclasses.replace(config, model=model), TokenCoding(tokens, fim)
+
+
+def bytes_a_target(coding: ByteCoding | TokenCoding | None, documents: Documents) -> float:
+    """Mean bytes that a target of training stands for, from some of the documents; 1 for bytes."""
+    if not isinstance(coding, TokenCoding):
+        return 1.0
+    some = np.unique(np.linspace(0, len(documents) - 1, 16).astype(int)).tolist()
+    found = [ids for ids in coding.tokens.encode([documents[i] for i in some]) if ids is not None]
+    if not found:
+        return 1.0
+    return float(coding.sizes_V[np.concatenate(found)].mean())
