@@ -16,6 +16,7 @@ import tyro
 
 from bytelm.cli.common import UsageError
 from bytelm.cli.export import Export
+from bytelm.cli.fim import Fim, FimCompare
 from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
@@ -28,6 +29,8 @@ Command: TypeAlias = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Fim, tyro.conf.subcommand("fim")]
+    | Annotated[FimCompare, tyro.conf.subcommand("fim-compare")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]

@@ -44,7 +44,7 @@ class Item:
 
     benchmark: which one, as summaries group them. stop, most: where a completion ends. line: the answer is
     a whole line, and its end is given back. tests: of a completion; None where it is compared with `middle`.
-    same: what makes two answers the same.
+    same: what makes two answers the same. problem: items of one problem are no independent samples.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Item:
     line: bool = False
     equal_passes: bool = False
     same: Callable[[bytes], bytes] = bytes
+    problem: str = ""
 
     def answer(self, completion: bytes) -> bytes:
         """What stands in the hole after a model's completion."""
@@ -160,6 +161,7 @@ def _infilling(record: dict[str, Any]) -> Item:
         stop=(b"\n",) if single else (),
         most=_LINE if single else _SPAN,
         line=single,
+        problem="/".join(record["task_id"].split("/")[1:3]),
     )
 
 
