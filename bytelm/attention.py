@@ -47,12 +47,11 @@ def attend(
     low_BT, high_BT = _seen(documents_BT, window, span, causal, T)
     rows = ("batch", None, "heads", None)
     lines = (None if documents_BT is None else "batch", None)
-    banded = window is not None and 4 * window <= T
-    run = functools.partial(
-        jax.lax.platform_dependent,
-        cpu=functools.partial(_in_parts, window=window, causal=causal),
-        default=functools.partial(_in_bands, window=window, causal=causal) if banded else _whole,
-    )
+    elsewhere = _whole
+    if window is not None and 4 * window <= T:
+        elsewhere = functools.partial(_in_bands, window=window, causal=causal)
+    on_cpu = functools.partial(_in_parts, window=window, causal=causal)
+    run = functools.partial(jax.lax.platform_dependent, cpu=on_cpu, default=elsewhere)
     return sharding.local(run, (rows, rows, rows, lines, lines), rows)(
         q_BTNH, k_BTKH, v_BTKH, low_BT, high_BT
     )

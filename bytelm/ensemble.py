@@ -25,9 +25,7 @@ from bytelm.lm import END, LAW, ByteLM, Prompt, as_bytes
 
 Rule = Literal["mean", "bayes", "switch", "product", "proxy"]
 _MIXTURES = ("mean", "bayes", "switch")
-_FLOOR = np.log(
-    1e-9
-)  # what `proxy` takes an anti-expert's probability to be at least: a ratio must stay finite
+_FLOOR = np.log(1e-9)  # least probability of an expert and an anti-expert: their ratio must stay finite
 
 
 @dataclass
@@ -52,8 +50,10 @@ class Ensemble:
 
     A member that finds a byte impossible does not poison a mixture: under `mean` it is left out after that
     byte and the weights of the others are divided by their sum, under `bayes` and `switch` its posterior is
-    zero (under `switch` too while it stays impossible). Under a product with a positive weight, the byte is
-    impossible. Bytes impossible under all of them score -inf.
+    zero (under `switch` too: it is dealt no new share). Under a product with a positive weight, the byte is
+    impossible. Under `proxy` the base alone decides what is possible: probabilities of the other two count as
+    1e-9 at least, and once a byte was impossible under one of them, the law is the base's. Bytes impossible
+    under all members score -inf.
 
     Raises ValueError for no members, weights that do not fit, are negative, not finite or sum to zero.
     """
@@ -84,9 +84,9 @@ class Ensemble:
         self.weights = _checked_weights([1 / K] * K if weights is None else weights, K)
         if rule in _MIXTURES:
             self.weights = self.weights / self.weights.sum()
-        contexts = [lm.context for lm in self.members if getattr(lm, "context", None) is not None]  # type: ignore[attr-defined]
-        self.context: int | None = min(contexts, default=None)
-        self.overlap: int = min((getattr(lm, "overlap", 0) for lm in self.members), default=0)
+        limited: list[Any] = [lm for lm in self.members if getattr(lm, "context", None) is not None]
+        self.context: int | None = min((lm.context for lm in limited), default=None)
+        self.overlap: int = min((getattr(lm, "overlap", 0) for lm in limited), default=0)
 
     # ---- one byte at a time ----
 
@@ -136,7 +136,8 @@ class Ensemble:
             ]
         scores = [lm.score(texts, prompts) for lm in self.members]
         found = []
-        for of_text in zip(*scores, strict=True):
+        for text, *of_text in zip(texts, *scores, strict=True):
+            self._check_lengths(of_text, len(as_bytes(text)) + 1)
             score_KT = np.stack(of_text)
             found.append(_dead_after(_log_sum(self._weights_along(score_KT) + score_KT)))
         return found
@@ -169,8 +170,9 @@ class Ensemble:
             sum_RV = terms_KRV.sum(axis=0)
         else:
             base_RV, expert_RV, anti_RV = law_KRV
-            floored_RV = np.maximum(expert_RV, _FLOOR) - np.maximum(anti_RV, _FLOOR)
-            sum_RV = base_RV + self.alpha * floored_RV
+            ratio_RV = np.maximum(expert_RV, _FLOOR) - np.maximum(anti_RV, _FLOOR)
+            ended_R = np.isneginf(expert_RV.max(axis=-1)) | np.isneginf(anti_RV.max(axis=-1))
+            sum_RV = base_RV + self.alpha * np.where(ended_R[:, None], 0.0, ratio_RV)
         total_R1 = _log_sum(np.moveaxis(sum_RV, -1, 0))[:, None]
         return np.where(
             np.isneginf(total_R1), -np.inf, sum_RV - np.where(np.isneginf(total_R1), 0.0, total_R1)
@@ -194,11 +196,7 @@ class Ensemble:
         with np.errstate(divide="ignore"):
             weight_K1 = np.log(self.weights)[:, None]
         if self.rule == "switch" and self.rate > 0:
-            found_KT = np.empty_like(score_KT)
-            for t in range(score_KT.shape[1]):
-                found_KT[:, t] = weight_K1[:, 0]
-                weight_K1 = self._moved(weight_K1, score_KT[:, t : t + 1])
-            return found_KT
+            return _switched(self.weights, self.rate, score_KT)
         if self.rule == "mean":
             gained_KT = np.where(np.isneginf(score_KT), -np.inf, 0.0)
         else:
@@ -217,6 +215,14 @@ class Ensemble:
             self._check_columns(state.law_KBV)
         return state.law_KBV
 
+    def _check_lengths(self, of_text: Sequence[np.ndarray], length: int) -> None:
+        for k, score_T in enumerate(of_text):
+            if np.shape(score_T) != (length,):
+                raise ValueError(
+                    f"member {k} gives a text of {length - 1} bytes scores of shape {np.shape(score_T)}; "
+                    "members must score every byte and the end of text"
+                )
+
     def _check_columns(self, law: np.ndarray) -> None:
         if law.shape[-1] != LAW:
             raise ValueError(
@@ -233,6 +239,31 @@ def _checked_weights(weights: Sequence[float], K: int) -> np.ndarray:
     if weight_K.sum() == 0:
         raise ValueError("weights sum to zero: no member would count")
     return weight_K
+
+
+def _switched(prior_K: np.ndarray, rate: float, score_KT: np.ndarray) -> np.ndarray:
+    """Log weights [K, T] of `switch` before each symbol: `_moved` along a text, many times as fast.
+
+    Not in logarithms: dealing out keeps the weight of every member that goes on at rate * prior or more.
+    """
+    K, T = score_KT.shape
+    on_KT = ~np.logical_or.accumulate(np.isneginf(score_KT), axis=1) & (prior_K > 0)[:, None]
+    with np.errstate(invalid="ignore"):
+        top_T = np.where(on_KT, score_KT, -np.inf).max(axis=0)
+        likely_KT = np.where(on_KT, np.exp(score_KT - top_T), 0.0)
+    rows, members = np.zeros((T, K)), range(K)
+    weight, dealt = prior_K.tolist(), (rate * prior_K).tolist()
+    for t, (likely, on) in enumerate(zip(likely_KT.T.tolist(), on_KT.T.tolist(), strict=True)):
+        rows[t] = weight
+        gained = [weight[k] * likely[k] for k in members]
+        total = sum(gained)
+        if total == 0:
+            break  # impossible under all
+        moved = [on[k] * ((1 - rate) * gained[k] / total + dealt[k]) for k in members]
+        total = sum(moved)
+        weight = [x / total for x in moved]
+    with np.errstate(divide="ignore"):
+        return np.log(rows.T)
 
 
 def _log_sum(x_K: np.ndarray) -> np.ndarray:

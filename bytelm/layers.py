@@ -8,6 +8,7 @@ optimizer, checkpoints, sharding) knows the parameters as a nested dictionary of
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ def param(
     else:
         fan_in = 1 if inputs is None else math.prod(shape[:inputs])
         value = jax.random.normal(key, shape, jnp.float32) * (scale / math.sqrt(fan_in))
-    return nnx.Param(value, names=names, inputs=inputs)
+    return nnx.Param(value, names=names, inputs=inputs, rate=1.0)
 
 
 @jax.custom_vjp
@@ -136,6 +137,96 @@ def rope(x_BTNH: jax.Array, position_BT: jax.Array, base: float) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x_BTNH.dtype)
 
 
+# ---- the layer of all our Transformers -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of a `Block`."""
+
+    width: int  # D
+    heads: int  # N
+    key_heads: int  # K
+    head_width: int  # H
+    mlp_width: int  # F
+    rope_base: float
+    dropout: float
+
+    @property
+    def cuts(self) -> dict[str, tuple[str, int]]:
+        """What a mesh cuts: name -> (name of `bytelm.sharding.RULES`, size)."""
+        return {
+            "heads": ("heads", self.heads),
+            "key_heads": ("heads", self.key_heads),
+            "width": ("embed", self.width),
+            "mlp_width": ("mlp", self.mlp_width),
+        }
+
+    def flops(self, seen: float) -> float:
+        """Operations of the forward pass, a position that sees `seen` positions on average."""
+        D, N, K, H = self.width, self.heads, self.key_heads, self.head_width
+        return 2.0 * (D * H * 2 * (N + K) + 3 * D * self.mlp_width + 2 * N * H * seen)
+
+
+def seen(length: int, window: int | None = None) -> float:
+    """How many positions one of `length` sees on average, itself and earlier ones, at most `window`."""
+    w = min(window or length, length)
+    return (w * (w + 1) / 2 + (length - w) * w) / length
+
+
+class Block(nnx.Module):
+    """One pre-norm layer: attention, then SwiGLU, each added to the stream."""
+
+    def __init__(self, sizes: Sizes, key: jax.Array):
+        D, N, K, H = sizes.width, sizes.heads, sizes.key_heads, sizes.head_width
+        keys = jax.random.split(key, 4)
+        self.norm_attention = RMSNorm(D)
+        self.query = param(keys[0], (D, N, H), ("embed", "heads", None), inputs=1)
+        self.key = param(keys[1], (D, K, H), ("embed", "heads", None), inputs=1)
+        self.value = param(keys[2], (D, K, H), ("embed", "heads", None), inputs=1)
+        # Starting at zero, a layer adds nothing to the stream until it has learned what to add.
+        self.out = param(None, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.0)
+        self.norm_query, self.norm_key = RMSNorm(H), RMSNorm(H)
+        self.norm_mlp = RMSNorm(D)
+        self.mlp = SwiGLU(D, sizes.mlp_width, keys[3])
+        self.sizes = sizes
+
+    def project(self, x_BTD: jax.Array, position_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, T, N, H], keys and values [B, T, K, H] of normed inputs, positions applied."""
+        base, h_BTD = self.sizes.rope_base, self.norm_attention(x_BTD)
+        q_BTNH, k_BTKH, v_BTKH = (split_heads(h_BTD, w[...]) for w in (self.query, self.key, self.value))
+        q_BTNH = rope(self.norm_query(q_BTNH), position_BT, base)
+        k_BTKH = rope(self.norm_key(k_BTKH), position_BT, base)
+        return q_BTNH, k_BTKH, v_BTKH
+
+    def finish(self, x_BTD: jax.Array, a_BTNH: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The rest of the layer, given what attention found."""
+        rate = self.sizes.dropout
+        one, two = (None, None) if key is None else jax.random.split(key)
+        a_BTD = merge_heads(a_BTNH, self.out[...])
+        x_BTD = x_BTD + dropout(a_BTD, rate, one)
+        return x_BTD + dropout(self.mlp(self.norm_mlp(x_BTD)), rate, two)
+
+
+def compute_dtype(name: str) -> Any:
+    """The type that a config's ``dtype`` means; "auto" is float32 on CPU and bfloat16 elsewhere."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def remat(layer: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """`layer`, of which the backward pass computes again all ("full"), all but products with weights
+    ("dots"), or nothing ("none")."""
+    if what == "none":
+        return layer
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return jax.checkpoint(layer, policy=policy if what == "dots" else None)
+
+
+# ---- modules as trees ------------------------------------------------------------------------------------
+
+
 def stack(make: Callable[[jax.Array], M], layers: int, key: jax.Array) -> M:
     """`layers` modules as one whose parameters have a leading axis [L], for `lax.scan`."""
     return jax.vmap(make)(jax.random.split(key, layers))
@@ -203,6 +294,18 @@ def matrices_of(module: nnx.Module) -> Params:
         return tuple(range(-n, meta["inputs"] - n)), tuple(range(meta["inputs"] - n, 0))
 
     return _nested([(path, axes(v)) for path, v in _declared(module)])
+
+
+def paced(module: M, rate: float) -> M:
+    """`module`, whose parameters move at `rate` times the learning rate. Changes it in place."""
+    for _, v in _declared(module):
+        v.set_metadata(rate=rate)
+    return module
+
+
+def rates_of(module: nnx.Module) -> Params:
+    """For each parameter the multiple of the learning rate at which it moves."""
+    return _nested([(path, v.get_metadata()["rate"]) for path, v in _declared(module)])
 
 
 def on_one_device(params: Params) -> Params:

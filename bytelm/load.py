@@ -179,7 +179,7 @@ def _load_hub(path: Path, step: int | None, dtype: Literal["float32", "bfloat16"
 def _describe_hub(path: Path) -> dict[str, Any]:
     import math
 
-    from bytelm.exact import Canonical, Unsupported
+    from bytelm.exact import Unsupported, canonical_of
     from bytelm.hub.reading import look
     from bytelm.hub.tensors import leaves
     from bytelm.models.token_lm import TokenTransformer
@@ -192,7 +192,7 @@ def _describe_hub(path: Path) -> dict[str, Any]:
     conversion = "no tokenizer.json: needs a tokenizer"
     if folder.tokenizer is not None:
         try:
-            Canonical(str(folder.tokenizer))
+            canonical_of(str(folder.tokenizer))
             conversion = (
                 "exact" if folder.bos is not None else "exact, once a token that begins a text is given"
             )

@@ -1,6 +1,6 @@
 """python train.py bpe
 
-The BPE baseline: the default's backbone and data, read as tokens of a byte-level BPE of 8,192 that the run
+The BPE baseline: `flat`'s backbone and data, read as tokens of a byte-level BPE of 8,192 that the run
 trains first, on its own training split, into its folder. `--data.tokenizer.size 2048` (any size) or
 `--data.tokenizer.path TOKENIZER.json` takes another. Its bits per byte are of canonical tokens, over the same
 held-out bytes as a byte model's. The decoder is of the Qwen 3 family, so `bytelm export` can write it.

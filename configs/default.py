@@ -1,13 +1,15 @@
 """python train.py
 
-A small flat byte Transformer on the sources of Python's own standard library: real text, no download.
+A small word-pooled model on the sources of Python's own standard library: real text, no download.
 """
 
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Optimizer, Training
-from bytelm.models import ByteTransformerConfig
+from bytelm.models import WordPooledConfig
 
 config = Config(
-    model=ByteTransformerConfig(layers=3, width=128, heads=2, window=128),
+    model=WordPooledConfig(
+        rule="closing", words=448, layers=3, width=256, heads=4, byte_width=128, decoder_layers=1
+    ),
     data=Data(row=2048, piece=2048),
     optimizer=Optimizer(name="muon", learning_rate=1.5e-2, warmup=20, final=0.02),
     training=Training(steps=250, rows=2, log_every=10),

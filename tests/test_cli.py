@@ -227,6 +227,14 @@ def test_info_prints_what_a_model_is(run, monkeypatch):
     )
     expected = b"family      words\nparameters  1,234,567\ntrained     True\npath        here\n"
     assert run("info", "here") == (0, expected, "")
+    code, out, err = run("info", "here", "there")
+    lines = out.decode().splitlines()
+    assert (code, err, lines[0], lines[5]) == (0, "", "here", "there")
+    assert lines[10:] == [
+        "together: an ensemble of 2",
+        "  parameters       2,469,134",
+        "  memory, float32  9.9 MB",
+    ]
 
 
 def test_prepare_writes_a_data_set(run, tmp_path):
@@ -270,6 +278,10 @@ def test_prepare_writes_a_data_set(run, tmp_path):
         (["score", "m", "n", "--data", "/no/such/file", "--rule", "proxy"], "takes three members"),
         (["score", "m", "--data", __file__, "--batch", "0"], "--batch must be 1"),
         (["score", "m", "--data", __file__, "--html", "/no/such/folder/x"], "/no/such/folder/x"),
+        (["generate", "m", "--prompt", "x", "--rate", "0.5"], "--rate and --alpha are for several"),
+        (["eval", "m", "--tasks"], "--tasks names no task"),
+        (["eval", "m", "--tasks", "t", "--limit", "0"], "must be 1 or more"),
+        (["eval", "m", "--tasks", "t", "--data-dir", "/no/such"], "no such folder"),
         (["prepare", "--out", "o", "--name", "n"], "give one source"),
         (["prepare", "p", "--stdlib", "--out", "o", "--name", "n"], "give one source"),
         (
@@ -359,7 +371,7 @@ def heavy_after(code):
     return done.stderr.split()
 
 
-@pytest.mark.parametrize("command", ["", "generate", "score", "info", "prepare"])
+@pytest.mark.parametrize("command", ["", "generate", "score", "info", "eval", "prepare"])
 def test_help_imports_nothing_heavy(command):
     args = [command, "--help"] if command else ["--help"]
     code = f"from bytelm.cli import main\ntry: main({args!r})\nexcept SystemExit as end: assert end.code == 0"

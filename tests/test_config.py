@@ -12,7 +12,8 @@ import pytest
 from bytelm import config as configs
 from bytelm import models
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Samples, Training, check_same
-from bytelm.data import Files, Mix, Stdlib
+from bytelm.data import Bpe, Files, Fim, Mix, Stdlib
+from bytelm.models import TokenLMConfig
 from bytelm.sharding import MeshShape
 from bytelm.training.launch import read_config
 
@@ -24,7 +25,12 @@ RICH = Config(
 )
 
 
-@pytest.mark.parametrize("config", [Config(), RICH, *(Config(model=kind()) for kind in models.CONSTRUCTORS)])
+def with_model(kind):
+    tokenizer = Bpe(size=300, longest=4) if kind is TokenLMConfig else None
+    return Config(model=kind(), data=Data(tokenizer=tokenizer, fim=Fim(rate=0.5)))
+
+
+@pytest.mark.parametrize("config", [Config(), RICH, *map(with_model, models.CONSTRUCTORS)])
 def test_json_round_trip(config, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configs.to_dict(config), allow_nan=False))

@@ -139,6 +139,32 @@ def test_impossible_under_a_product(rule):
     assert np.isfinite(lm.score([b"aaa"])[0]).all()
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_proxy_goes_on_with_the_base(lost):
+    """The expert or the anti-expert found a byte impossible: what goes on is the base alone."""
+    parts = members(3)
+    parts[lost] = fakes.hashed(among=b"a", seed=5)
+    law_TV = Ensemble(parts, "proxy").laws([b"aba"])[0]
+    np.testing.assert_allclose(law_TV[2:], parts[0].laws([b"aba"])[0][2:], atol=1e-12)
+    assert not np.allclose(law_TV[1], parts[0].laws([b"aba"])[0][1], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 0.02, 1.0])
+def test_switch_scores_as_it_is_pushed(rate):
+    """The fast recursion over a text against the one in log space, with members that come to their end."""
+    parts = [*members(2), fakes.hashed(among=b"a", seed=4), fakes.repeating(b"abba" * 50, p=1 - 1e-12)]
+    fakes.assert_byte_lm(
+        Ensemble(parts, "switch", [4, 3, 2, 1], rate=rate), [b"abba" * 9, b"aab", b"c"], [b""] * 3
+    )
+
+
+def test_nested_products_are_flat():
+    a, b, c = members()
+    nested = Ensemble([a, Ensemble([b, c], "product", [0.6, 0.4])], "product", [0.5, 0.5])
+    flat = Ensemble([a, b, c], "product", [0.5, 0.3, 0.2])
+    np.testing.assert_allclose(nested.laws([b"ab"])[0], flat.laws([b"ab"])[0], atol=1e-12)
+
+
 def test_members_are_asked_once_a_byte():
     asked = []
     lm = fakes.hashed()
@@ -156,6 +182,8 @@ def test_context_is_the_shortest():
     a.context, a.overlap, b.context, b.overlap = 64, 32, 16, 8
     assert (Ensemble([a, b]).context, Ensemble([a, b]).overlap) == (16, 8)
     assert Ensemble(members(2)).context is None
+    unlimited = Ensemble([a, fakes.uniform()])
+    assert (unlimited.context, unlimited.overlap) == (64, 32)
 
 
 def test_generates():
@@ -187,6 +215,13 @@ def test_laws_of_other_symbols_are_refused():
     both = Ensemble([fakes.uniform(), odd])
     with pytest.raises(ValueError):
         both.next_logprobs(both.start([b""]))
+
+
+def test_scores_without_an_end_are_refused():
+    odd = fakes.uniform()
+    odd.score = lambda texts, prompts=None: [np.zeros(len(text)) for text in texts]
+    with pytest.raises(ValueError, match="member 1 gives a text of 2 bytes"):
+        Ensemble([fakes.uniform(), odd]).score([b"ab"])
 
 
 def test_push_must_fit():

@@ -11,7 +11,7 @@ from fakes import assert_byte_lm
 from bytelm import layers, models
 from bytelm.generate import generate
 from bytelm.lm import END, LAW, Special, symbols_of
-from bytelm.models import ByteTransformerConfig
+from bytelm.models import ByteTransformerConfig, WordPooledConfig
 from bytelm.trained import TrainedLM
 
 CONTEXT = 40  # above the least that rows are padded to
@@ -19,10 +19,17 @@ STRIDE = CONTEXT // 2
 FIM = [Special("<fim_prefix>"), b"ab", Special("<fim_suffix>"), Special("<fim_middle>")]
 
 
-def make(window):
-    config = ByteTransformerConfig(
-        layers=2, width=16, heads=2, key_heads=1, mlp_width=16, window=window, dtype="float32"
-    )
+SIZES = {"layers": 2, "width": 16, "heads": 2, "key_heads": 1, "mlp_width": 16, "dtype": "float32"}
+BYTES = {"byte_width": 8, "byte_heads": 2, "byte_mlp_width": 16, "decoder_layers": 1, "cap": 6}
+CONFIGS = {
+    "whole": ByteTransformerConfig(**SIZES),
+    "ring": ByteTransformerConfig(**SIZES, window=15),
+    "words": WordPooledConfig(**SIZES, **BYTES, words=60, rule="closing"),
+    "few words": WordPooledConfig(**SIZES, **BYTES, words=12, rule="runs", span=2),  # random bytes need more
+}
+
+
+def make(config):
     model, random = jax.eval_shape(lambda: models.build(config, jax.random.key(0))), np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(0.5 * random.standard_normal(x.shape), x.dtype), layers.params_of(model)
@@ -30,9 +37,9 @@ def make(window):
     return model, TrainedLM(model, params, CONTEXT)
 
 
-@pytest.fixture(scope="module", params=[None, 15], ids=["whole", "ring"])
+@pytest.fixture(scope="module", params=CONFIGS)
 def both(request):
-    return make(request.param)
+    return make(CONFIGS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +55,35 @@ def slow_laws(both):
 
     def laws(symbols):
         found = []
-        for p in range(len(symbols)):
-            start = 0 if p < CONTEXT else ((p - CONTEXT) // STRIDE + 1) * STRIDE
+        for p, start in enumerate(starts(model, symbols)):
             window = np.zeros((1, CONTEXT), np.int32)
             window[0, : p + 1 - start] = symbols[start : p + 1]
             found.append(np.asarray(run(window))[0, p - start])
         return np.stack(found)
 
     return laws
+
+
+def starts(model, symbols):
+    """Where the window begins that the law after each symbol comes from, trying symbol after symbol."""
+    if isinstance(model.config, ByteTransformerConfig):
+        return [0 if p < CONTEXT else ((p - CONTEXT) // STRIDE + 1) * STRIDE for p in range(len(symbols))]
+
+    def fits(a, b):
+        """Whether symbols [a, b) fit into a window."""
+        ended = model.config.boundaries.ended_before(np.append(symbols[a:b], 97))
+        known = ended[1:].sum() if model.config.boundaries.at_once else ended[1:-1].sum()
+        return b - a <= CONTEXT and known <= model.config.words
+
+    found, start = [], 0
+    for p in range(len(symbols)):
+        if not fits(start, p + 1):
+            kept = (p - start) // 2
+            while kept and not fits(p - kept, p + 1):
+                kept //= 2
+            start = p - kept
+        found.append(start)
+    return found
 
 
 def text(length, seed=0):
@@ -167,3 +195,34 @@ def test_bad_pushes(lm, symbols):
 def test_prompts_and_texts_must_match(lm):
     with pytest.raises(ValueError, match="2 texts but 1 prompts"):
         lm.score([b"a", b"b"], [b""])
+
+
+def test_generation_on_the_device_is_byte_by_byte(lm):
+    """Greedy, 500 bytes, prompts of four lengths, over many windows; then with a stop string and a limit."""
+    prompts = [b"", b"once upon a time, ", text(CONTEXT - 3), FIM]
+    found = generate(lm, prompts, max_bytes=500, temperature=0)
+    state, slow = lm.start(prompts), [bytearray() for _ in prompts]
+    for _ in range(500):
+        best_B = lm.next_logprobs(state).argmax(axis=1)
+        if all(len(f) <= len(s) for f, s in zip(found, slow, strict=True)):
+            break
+        ongoing = [len(s) < len(f) for f, s in zip(found, slow, strict=True)]
+        for s, b, on in zip(slow, best_B, ongoing, strict=True):
+            s += bytes([b]) if on else b""
+        state = lm.push(state, [int(b) if on else None for b, on in zip(best_B, ongoing, strict=True)])
+    assert found == [bytes(s) for s in slow]
+    for i, (f, b) in enumerate(zip(found, lm.next_logprobs(state).argmax(axis=1), strict=True)):
+        assert len(f) == 500 or b == END, i
+    stop = found[1][70:73]
+    cut = generate(lm, prompts, max_bytes=100, temperature=0, stop=[stop])
+    for f, c in zip(found, cut, strict=True):
+        at = f[:100].find(stop)
+        assert c == (f[:100] if at < 0 else f[:at])
+
+
+def test_a_row_does_not_depend_on_its_companions(lm):
+    sampling = {"max_bytes": 90, "temperature": 0.9, "top_p": 0.9, "seed": 3}
+    together = generate(lm, [b"ab", text(30), b""], **sampling)
+    assert generate(lm, [b"ab"], **sampling) == together[:1]
+    assert generate(lm, [b"ab", b"other", b""], **sampling)[2] == together[2]
+    assert generate(lm, [b"ab"], **{**sampling, "seed": 4}) != together[:1]

@@ -15,6 +15,7 @@ from typing import Annotated, TypeAlias
 import tyro
 
 from bytelm.cli.common import UsageError
+from bytelm.cli.eval import Eval
 from bytelm.cli.export import Export
 from bytelm.cli.fim import Fim, FimCompare
 from bytelm.cli.generate import Generate
@@ -28,6 +29,7 @@ from bytelm.cli.words import Words
 Command: TypeAlias = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Score, tyro.conf.subcommand("score")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Fim, tyro.conf.subcommand("fim")]
     | Annotated[FimCompare, tyro.conf.subcommand("fim-compare")]

@@ -49,6 +49,15 @@ class Together:
     """How several MODELs are combined."""
     weights: Annotated[tuple[float, ...], tyro.conf.arg(metavar="W [W ...]", help_behavior_hint="")] = ()
     """One a MODEL (default: all alike)."""
+    rate: float = 0.01
+    """Of --rule switch: the share of the weight that is dealt out anew after each byte."""
+    alpha: float = 1.0
+    """Of --rule proxy, which takes base, expert and anti-expert: how far to go from the base."""
+
+    def of(self, members: Sequence[ByteLM]) -> ByteLM:
+        from bytelm.ensemble import Ensemble
+
+        return Ensemble(members, self.rule, self.weights or None, rate=self.rate, alpha=self.alpha)
 
 
 ALONE = Together()
@@ -57,25 +66,22 @@ ALONE = Together()
 def model(paths: Sequence[str], together: Together = ALONE) -> ByteLM:
     """The model that the paths of a command line stand for: the one, or an ensemble of several."""
     check_models(paths, together)
-    from bytelm.ensemble import Ensemble
     from bytelm.load import load
 
     with usage(FileNotFoundError, NotADirectoryError, ValueError):
         members = [load(path) for path in paths]
-        return members[0] if len(members) == 1 else Ensemble(members, together.rule, together.weights or None)
+        return members[0] if len(members) == 1 else together.of(members)
 
 
 def check_models(paths: Sequence[str], together: Together = ALONE) -> None:
     """Refuses, before any work, paths that cannot be a model, and weights that do not fit them."""
     if not paths:
         raise UsageError("no MODEL given; name the folder of one")
-    if len(paths) == 1 and (together.weights or together.rule != "mean"):
-        raise UsageError("--rule and --weights are for several MODELs, and one is given")
+    if len(paths) == 1 and together != ALONE:
+        raise UsageError("--rule, --weights, --rate and --alpha are for several MODELs, and one is given")
     if len(paths) > 1:
-        from bytelm.ensemble import Ensemble
-
         with usage(ValueError):
-            Ensemble([None] * len(paths), together.rule, together.weights or None)  # type: ignore[list-item]
+            together.of([None] * len(paths))  # type: ignore[list-item]
 
 
 def read(path: str) -> bytes:

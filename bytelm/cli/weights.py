@@ -31,7 +31,7 @@ class Weights:
     def run(self) -> None:
         import numpy as np
 
-        from bytelm.evals.weights import fit_mean, fit_product
+        from bytelm.evals.weights import fit_mean, fit_product, going_on, mean_nats
         from bytelm.lm import END
         from bytelm.load import load
 
@@ -48,10 +48,12 @@ class Weights:
         with usage(FileNotFoundError, NotADirectoryError, ValueError):
             members = [load(path) for path in self.models]
         if self.rule == "mean":
-            score_KN = np.stack([np.concatenate(lm.score(texts)) for lm in members])
-            cost = lambda w: _mean_cost(score_KN, np.asarray(w))  # noqa: E731
+            scores = [lm.score(texts) for lm in members]
+            score_KN = np.stack([np.concatenate(of_member) for of_member in scores])
+            on_KN = np.stack([going_on(of_member) for of_member in scores])
+            cost = lambda w: mean_nats(score_KN, on_KN, np.asarray(w))  # noqa: E731
             with usage(ValueError):
-                found = fit_mean(score_KN)
+                found = fit_mean(score_KN, on_KN)
         else:
             law_KNV = np.stack([np.concatenate(lm.laws(texts)) for lm in members])
             symbols_N = np.concatenate([np.frombuffer(t + b"\0", np.uint8).astype(int) for t in texts])
@@ -63,14 +65,6 @@ class Weights:
         print("--weights " + " ".join(f"{w:.4f}" for w in found))
         if self.plot is not None:
             _draw(Path(self.plot), self.models, found, lambda w: cost(w) / count / math.log(2))
-
-
-def _mean_cost(score_KN: np.ndarray, weight_K: np.ndarray) -> float:
-    """Nats of all symbols, ends of text too, under a mixture."""
-    import numpy as np
-
-    with np.errstate(divide="ignore"):
-        return float(-np.logaddexp.reduce(np.log(weight_K)[:, None] + score_KN, axis=0).sum())
 
 
 def _product_cost(law_KNV: np.ndarray, symbols_N: np.ndarray, weight_K: np.ndarray) -> float:

@@ -1,9 +1,10 @@
 """Exact conversion: a tokenized language model as a model over bytes."""
 
-from bytelm.exact.bounds import AllLM, Bounds
+from bytelm.exact.bounds import Bounds
 from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.exact.converter import ConvertedLM, convert
 from bytelm.exact.errors import Unsupported
+from bytelm.exact.frontier import AllLM
 from bytelm.exact.vocabulary import Vocabulary
 
 __all__ = [

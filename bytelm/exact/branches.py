@@ -166,7 +166,7 @@ class Branches:
         if any(len(b.trunk) > self._slots for b in self.branches):
             self._enlarge(extra=max(len(b.masses.waiting) for b in moved))
             advanced = []
-        jobs = []
+        jobs: list[tuple[Branch, list[int], list[tuple[int, int]]]] = []
         for branch in moved:
             nodes = list(branch.masses.waiting)
             settled = branch.settle(nodes, self._places)

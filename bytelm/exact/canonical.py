@@ -61,6 +61,7 @@ class Canonical:
         self._may_follow = functools.lru_cache(maxsize=256)(parts.follow.may_follow)
         self._may_finish = functools.lru_cache(maxsize=1 << 14)(parts.finish.may_follow)
         self._row = functools.cache(self._find_row)
+        self._open_rows = functools.cache(self._find_open_rows)
         self._can_finish = functools.cache(self._find_can_finish)
         self.plain_start = states.intern(State(parts.splitter.start))
         self.start = self.plain_start
@@ -95,9 +96,23 @@ class Canonical:
     def _mask(self, last: int, state: int) -> np.ndarray:
         """The rows that may follow: booleans `[M]`, read-only; cached as `mask`."""
         found = np.zeros(len(self.vocabulary.rows), bool)
+        at = self._states.states[state]
+        if state and not (at.partial or at.start or self.parts.added):  # the common case, and the faster way
+            if last != NOTHING:
+                found |= self._open_rows(at.cut, 0)
+                found[self.parts.usable[self.parts.follow.refused(last)]] = False
+            found |= self._open_rows(at.cut, 1)
+            found.flags.writeable = False
+            return found
         for rows, states in self._successors(last, state, live=True):
             found[rows[states > 0]] = True
         found.flags.writeable = False
+        return found
+
+    def _find_open_rows(self, cut: int, way: int) -> np.ndarray:
+        """`_find_row` as booleans `[M]`."""
+        found = np.zeros(len(self.vocabulary.rows), bool)
+        found[self.parts.usable] = self._row(cut, way) > 0
         return found
 
     def follow(self, tokens: list[int], start: int | None = None) -> int:

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bytelm.exact import terms
-from bytelm.exact.bounds import AllLM, Bounds, all_lm
+from bytelm.exact.bounds import Bounds
 from bytelm.exact.canonical import Canonical, canonical_of
 from bytelm.exact.columns import Columns
 from bytelm.exact.contexts import Contexts
+from bytelm.exact.frontier import AllLM, all_lm
 from bytelm.exact.masses import Masses
 from bytelm.exact.rows import Row, row_of
 from bytelm.lm import END, LAW, Prompt, Sampling, TokenLM, TreeLM, as_bytes

@@ -174,15 +174,22 @@ class Subset:
     def __init__(self, merges: Merges, tokens: np.ndarray):
         self._merges = merges
         position = merges.position[tokens]
-        order = np.argsort(position)
-        self._place = np.empty(len(tokens), np.int64)
-        self._place[order] = np.arange(len(tokens))
+        self._order = order = np.argsort(position)
         # How many of these tokens stand before each position of the whole tree.
         self._before = np.searchsorted(position[order], np.arange(merges.count + 1))
 
     def may_follow(self, a: int) -> np.ndarray:
         """Which of the tokens may follow `a` inside a pre-token: booleans `[n]`, in their order."""
+        found = np.ones(len(self._order), bool)
+        found[self.refused(a)] = False
+        return found
+
+    def refused(self, a: int) -> np.ndarray:
+        """Places of the tokens that may not follow `a` inside a pre-token, int64; some may be there twice."""
         starts, stops = self._merges.forbidden_ranges(a)
-        n = len(self._place) + 1
-        depth = np.bincount(self._before[starts], minlength=n) - np.bincount(self._before[stops], minlength=n)
-        return (np.cumsum(depth)[:-1] == 0)[self._place]
+        order = self._order
+        # Some dozens of ranges, most of them short.
+        lows, highs = self._before[starts].tolist(), self._before[stops].tolist()
+        return np.concatenate(
+            [order[:0], *[order[low:high] for low, high in zip(lows, highs, strict=True) if low < high]]
+        )

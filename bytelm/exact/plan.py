@@ -94,7 +94,8 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: b
         parents.append(parent)
         blocks.append(found)
         used.append(most)
-        deep, kids = [0] * len(parent), [[] for _ in parent]
+        deep = [0] * len(parent)
+        kids: list[list[int]] = [[] for _ in parent]
         for k in range(1, len(parent)):
             deep[k] = deep[parent[k]] + 1
             kids[parent[k]].append(k)
@@ -102,8 +103,8 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: b
         depth.append(max(deep))
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
-    places = -(-max(used) // 32) * 32 if max(used) else 1
-    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), 32))
+    places = -(-max(used) // 64) * 64 if max(used) else 1
+    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), min(128, _SLOTS)))
     lengths, steps = [len(trunk) for trunk in trunks], []
     for s in range(max(map(len, blocks))):
         here = [one[s] if s < len(one) else None for one in blocks]
@@ -113,8 +114,8 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: b
             slots = bucket(max(lengths) + 1, slots)
             ends = [one[min(s, len(one) - 1)].end for one in blocks]
             held = np.full((3, B, bucket(max(len(one.held) if one else 0 for one in here), 8)), -1, np.int32)
-            for b, one in enumerate(here):
-                for n, (k, parent_, place) in enumerate(one.held if one else ()):
+            for b, block in enumerate(here):
+                for n, (k, parent_, place) in enumerate(block.held if block else ()):
                     held[:, b, n] = rows[b].tree.token[terms[b].nodes[k]], parent_, place
             wide = [row.path(t.nodes[end]) for row, t, end in zip(rows, terms, ends, strict=True)]
             wider = Wider(wide, slots, (held[0], held[1], held[2]))
@@ -150,7 +151,8 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         last[parent[k]] = max(last[parent[k]], last[k])
         later = trunk[k + 1]
         trunk[k] = parent[k] if later < 0 else common(parent, [parent[k], later])
-    place, free, most = [-1] * count, [], 0
+    place, most = [-1] * count, 0
+    free: list[int] = []
     ending: dict[int, list[int]] = {}
     found, end = [_Block([], 0, [], [(0, -1, -1)])], 0
     alive: set[int] = set()
@@ -220,7 +222,7 @@ def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int, wi
         (new[0], new[1], new[2]),
         pairs,
         _filled(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
-        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 4 * B * N),
+        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 8 * B * N),
         spans,
         wider,
     )

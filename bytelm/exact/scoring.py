@@ -133,17 +133,15 @@ class Passes:
 
     # ---- whole texts ---------------------------------------------------------------------------
 
-    def sums(self, rows: Sequence[Row], terms: Sequence[Terms], params: Any = None) -> list[np.ndarray]:
+    def sums(self, rows: Sequence[Row], terms: Sequence[Terms]) -> list[np.ndarray]:
         """For each row the logarithms of the targets of its terms, float64."""
-        if params is None:
-            params = self.params()
         order = sorted(range(len(rows)), key=lambda i: -len(terms[i].nodes))
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         for first in range(0, len(order), _ROWS):
             batch = order[first : first + _ROWS]
             plan: Plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self.nodes)
             check_length(plan.most, self.context)
-            for i, one in zip(batch, self._run(params, plan), strict=True):
+            for i, one in zip(batch, self._run(self.params(), plan), strict=True):
                 found[i] = one
         return found
 
@@ -158,8 +156,8 @@ class Passes:
         values = [np.empty(len(terms.by)) for terms in plan.terms]
         for w in weights:
             w[0] = 0.0
-        for step, (kid_C, sum_S) in self._evaluated(params, plan):
-            kid_C, sum_S = np.asarray(kid_C, np.float64), np.asarray(sum_S, np.float64)
+        for step, found in self._evaluated(params, plan):
+            kid_C, sum_S = (np.asarray(x, np.float64) for x in found)
             for b, nodes, kids, spans in step.rows:
                 parents = plan.parents[b]
                 w = weights[b]

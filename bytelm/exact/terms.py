@@ -54,7 +54,8 @@ def of_scores(row: Row, columns: Columns, joint: bool) -> Terms:
             if joint and len(firsts):
                 found.append((k, int(firsts[0]), high, count + 1 + end - first))
     table = np.array(found, np.int32).reshape(-1, 4)
-    return Terms(nodes, *table.T, count + 1 + joint * count)
+    by, low_, high_, target = table.T
+    return Terms(nodes, by, low_, high_, target, count + 1 + joint * count)
 
 
 def scores_of(log_sums: np.ndarray, row: Row, joint: bool) -> np.ndarray:
@@ -89,9 +90,11 @@ def of_laws(row: Row, columns: Columns) -> Terms:
             parts.append(
                 (np.full(len(firsts), k), firsts, np.append(firsts[1:], high)[: len(firsts)], target)
             )
-    table = [np.concatenate(column).astype(np.int32) for column in zip(*parts, strict=True)]
-    table = table or [np.zeros(0, np.int32)] * 4
-    return Terms(nodes, *table, (stop - first + 1) * LAW)
+    empty = (np.zeros(0, np.int64),) * 4
+    by, lows, highs, target = (
+        np.concatenate(column).astype(np.int32) for column in zip(*(parts or [empty]), strict=True)
+    )
+    return Terms(nodes, by, lows, highs, target, (stop - first + 1) * LAW)
 
 
 def laws_of(log_sums: np.ndarray) -> np.ndarray:

@@ -45,8 +45,11 @@ class Folder:
 
 def is_folder(path: Path) -> bool:
     """Whether `path` holds a Hugging Face model rather than a run of this project."""
-    config = path / "config.json"
-    return config.is_file() and ("model_type" in (data := _json(config)) or "architectures" in data)
+    try:
+        data = _json(path / "config.json")
+    except ValueError:
+        return False
+    return "model_type" in data or "architectures" in data
 
 
 def look(path: str | Path) -> Folder:
@@ -132,8 +135,10 @@ def read(
                 theirs = _tensor(tensors, stored, their_shape(held[name][0][1], config), file)
                 for target, leaf in held[name]:
                     params[target] = _placed(ours(theirs, leaf, config), leaf, config, mesh)
-            if config.tied and (head := _stored_name(folder, folder.family.names["head"])) in tensors.keys():  # noqa: SIM118
-                _same(tensors, head, params["table"], file)
+    head = folder.family.names["head"]
+    if config.tied and head in folder.files and head != _stored_name(folder, folder.family.names["table"]):
+        with _opened(folder.files[head]) as tensors:
+            _same(tensors, head, params["table"], folder.files[head])
     return TransformerLM(config, nested({name: params[name] for name in wanted})), folder
 
 
@@ -221,8 +226,14 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _stored_name(folder: Folder, name: str) -> str:
-    """The name of a tensor in the folder: without its prefix where the whole folder lacks it."""
-    prefix = folder.family.prefix
+    """The name of a tensor in the folder: without its prefix where the whole folder lacks it.
+
+    Where head and table are tied, the one may stand for the other.
+    """
+    prefix, names = folder.family.prefix, folder.family.names
+    if folder.config.tied and name == names["table"] and names["head"] in folder.files:
+        bare = name.removeprefix(prefix)
+        name = name if {name, bare} & set(folder.files) else names["head"]
     if name.startswith(prefix) and not any(x.startswith(prefix) for x in folder.files):
         return name.removeprefix(prefix)
     return name
@@ -235,7 +246,7 @@ def _matched(folder: Folder, names: set[str], config: TokenLMConfig) -> dict[str
         raise ValueError(f"{folder.path}: tensor {missing[0]!r} is missing ({len(missing)} are)")
     known = set(stored)
     if config.tied:
-        known.add(_stored_name(folder, folder.family.names["head"]))
+        known.add(folder.family.names["head"])
     extra = sorted(x for x in set(folder.files) - known if not _BUFFERS.search(x))
     if extra:
         raise ValueError(

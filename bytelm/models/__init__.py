@@ -9,11 +9,18 @@ import jax
 
 from bytelm import sharding
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
 from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
+from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-ModelConfig: TypeAlias = ByteTransformerConfig | TokenLMConfig
+ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | LearnYourTokensConfig | TokenLMConfig
 
-CONSTRUCTORS: dict[type, Any] = {ByteTransformerConfig: ByteTransformer, TokenLMConfig: TokenTransformer}
+CONSTRUCTORS: dict[type, Any] = {
+    ByteTransformerConfig: ByteTransformer,
+    WordPooledConfig: WordPooled,
+    LearnYourTokensConfig: LearnYourTokens,
+    TokenLMConfig: TokenTransformer,
+}
 
 
 def build(config: ModelConfig, key: jax.Array) -> Any:

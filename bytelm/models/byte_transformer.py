@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bytelm import layers, sharding
 from bytelm.attention import attend, attend_cached
+from bytelm.layers import Block, Sizes
 from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of, nats_of
 
@@ -62,10 +64,9 @@ class ByteTransformerConfig:
     def F(self) -> int:
         return self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
 
-    def compute_dtype(self) -> Any:
-        if self.dtype == "auto":
-            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return jnp.dtype(self.dtype)
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.width, self.heads, self.K, self.H, self.F, self.rope_base, self.dropout)
 
 
 class Cache(NamedTuple):
@@ -74,42 +75,6 @@ class Cache(NamedTuple):
     k_LBSKH: Any
     v_LBSKH: Any
     length_B: Any  # symbols read, int32
-
-
-class Block(nnx.Module):
-    """One pre-norm layer: attention, then SwiGLU, each added to the stream."""
-
-    def __init__(self, config: ByteTransformerConfig, key: jax.Array):
-        c, D, N, K, H = config, config.width, config.heads, config.K, config.H
-        keys = jax.random.split(key, 4)
-        self.norm_attention = layers.RMSNorm(D)
-        self.query = layers.param(keys[0], (D, N, H), ("embed", "heads", None), inputs=1)
-        self.key = layers.param(keys[1], (D, K, H), ("embed", "heads", None), inputs=1)
-        self.value = layers.param(keys[2], (D, K, H), ("embed", "heads", None), inputs=1)
-        # Starting at zero, a layer adds nothing to the stream until it has learned what to add.
-        self.out = layers.param(None, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.0)
-        self.norm_query, self.norm_key = layers.RMSNorm(H), layers.RMSNorm(H)
-        self.norm_mlp = layers.RMSNorm(D)
-        self.mlp = layers.SwiGLU(D, c.F, keys[3])
-        self.config = c
-
-    def project(self, x_BTD: jax.Array, position_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, T, N, H], keys and values [B, T, K, H] of normed inputs, positions applied."""
-        base, h_BTD = self.config.rope_base, self.norm_attention(x_BTD)
-        q_BTNH, k_BTKH, v_BTKH = (
-            layers.split_heads(h_BTD, w[...]) for w in (self.query, self.key, self.value)
-        )
-        q_BTNH = layers.rope(self.norm_query(q_BTNH), position_BT, base)
-        k_BTKH = layers.rope(self.norm_key(k_BTKH), position_BT, base)
-        return q_BTNH, k_BTKH, v_BTKH
-
-    def finish(self, x_BTD: jax.Array, a_BTNH: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The rest of the layer, given what attention found."""
-        rate = self.config.dropout
-        one, two = (None, None) if key is None else jax.random.split(key)
-        a_BTD = layers.merge_heads(a_BTNH, self.out[...])
-        x_BTD = x_BTD + layers.dropout(a_BTD, rate, one)
-        return x_BTD + layers.dropout(self.mlp(self.norm_mlp(x_BTD)), rate, two)
 
 
 class ByteTransformer(nnx.Module):
@@ -121,7 +86,7 @@ class ByteTransformer(nnx.Module):
         table, blocks = jax.random.split(key)
         # In and out the table is replicated: 261 rows are the reward for being token-free.
         self.table = layers.param(table, (NUM_SYMBOLS, config.width), (None, None), scale=0.02)
-        self.blocks = layers.stack(lambda k: Block(config, k), config.layers, blocks)
+        self.blocks = layers.stack(lambda k: Block(config.sizes, k), config.layers, blocks)
         self.norm = layers.RMSNorm(config.width)
         self.head = layers.param(None, (config.width, LAW), (None, None), scale=0.0)
         self.config = config
@@ -178,20 +143,41 @@ class ByteTransformer(nnx.Module):
         visible_BS = position_B[:, None] - (position_B[:, None] - jnp.arange(S)) % S >= 0
         write_B = active_B[:, None, None]
 
-        def layer(x_B1D: jax.Array, per_layer: tuple[Block, jax.Array, jax.Array]):
-            block, k_BSKH, v_BSKH = per_layer
+        # The caches are carried and written in place: handed out layer by layer they would be copied.
+        def layer(carry: tuple[jax.Array, jax.Array, jax.Array], per_layer: tuple[Block, jax.Array]):
+            x_B1D, k_LBSKH, v_LBSKH = carry
+            block, at = per_layer
             q_B1NH, k_B1KH, v_B1KH = block.project(x_B1D, position_B[:, None])
-            k_BSKH = k_BSKH.at[row_B, slot_B].set(jnp.where(write_B, k_B1KH[:, 0], k_BSKH[row_B, slot_B]))
-            v_BSKH = v_BSKH.at[row_B, slot_B].set(jnp.where(write_B, v_B1KH[:, 0], v_BSKH[row_B, slot_B]))
-            a_BNH = attend_cached(q_B1NH[:, 0], k_BSKH, v_BSKH, visible_BS)
-            return block.finish(x_B1D, a_BNH[:, None]), (k_BSKH, v_BSKH)
+            k_BKH = jnp.where(write_B, k_B1KH[:, 0], k_LBSKH[at, row_B, slot_B])
+            v_BKH = jnp.where(write_B, v_B1KH[:, 0], v_LBSKH[at, row_B, slot_B])
+            k_LBSKH = k_LBSKH.at[at, row_B, slot_B].set(k_BKH)
+            v_LBSKH = v_LBSKH.at[at, row_B, slot_B].set(v_BKH)
+            a_BNH = attend_cached(q_B1NH[:, 0], k_LBSKH[at], v_LBSKH[at], visible_BS)
+            return (block.finish(x_B1D, a_BNH[:, None]), k_LBSKH, v_LBSKH), None
 
-        x_B1D = self._embed(symbol_B[:, None])
-        x_B1D, (k_LBSKH, v_LBSKH) = jax.lax.scan(layer, x_B1D, (self.blocks, cache.k_LBSKH, cache.v_LBSKH))
+        start = self._embed(symbol_B[:, None]), cache.k_LBSKH, cache.v_LBSKH
+        blocks = self.blocks, jnp.arange(self.config.layers)
+        (x_B1D, k_LBSKH, v_LBSKH), _ = jax.lax.scan(layer, start, blocks)
         return self._logits(x_B1D[:, 0]), Cache(k_LBSKH, v_LBSKH, position_B + active_B)
 
+    def advance(
+        self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array
+    ) -> tuple[jax.Array, Cache, jax.Array]:
+        """`decode`, and which rows are done: all that are active."""
+        return *self.decode(cache, symbol_B, active_B), active_B
+
+    @staticmethod
+    def fits(cache: Cache, symbol_B: jax.Array, context: int) -> jax.Array:
+        """Whether each row has room for one more symbol, bool [B]."""
+        return cache.length_B < context
+
+    @staticmethod
+    def room(symbols: np.ndarray, context: int) -> int:
+        """How long a row that begins with `symbols` can surely get; if that is less, how many of them fit."""
+        return context
+
     def _embed(self, symbols_BT: jax.Array) -> jax.Array:
-        return self.table[...].astype(self.config.compute_dtype())[symbols_BT.astype(jnp.int32)]
+        return self.table[...].astype(layers.compute_dtype(self.config.dtype))[symbols_BT.astype(jnp.int32)]
 
     def _logits(self, x_D: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., 257]."""
@@ -211,21 +197,14 @@ class ByteTransformer(nnx.Module):
             a_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, documents_BT, config.window)
             return block.finish(x_BTD, a_BTNH, key), (k_BTKH, v_BTKH) if keep else None
 
-        if config.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            layer = jax.checkpoint(layer, policy=policy if config.remat == "dots" else None)
+        layer = layers.remat(layer, config.remat)
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
         return jax.lax.scan(layer, self._embed(symbols_BT), (self.blocks, keys))
 
     @staticmethod
     def cuts(config: ByteTransformerConfig) -> dict[str, tuple[str, int]]:
         """Sizes that a mesh cuts: field of the config -> (name of `bytelm.sharding.RULES`, size)."""
-        return {
-            "heads": ("heads", config.heads),
-            "key_heads": ("heads", config.K),
-            "width": ("embed", config.width),
-            "mlp_width": ("mlp", config.F),
-        }
+        return config.sizes.cuts
 
     @staticmethod
     def flops(config: ByteTransformerConfig, length: int) -> float:
@@ -235,8 +214,5 @@ class ByteTransformer(nnx.Module):
         window); norms, positions and softmax are left out, as is the custom (Chowdhery et al., arXiv
         2204.02311, appendix B). A training step is three times this.
         """
-        c = config
-        matrices = c.width * c.H * 2 * (c.heads + c.K) + 3 * c.width * c.F
-        w = min(c.window or length, length)
-        seen = (w * (w + 1) / 2 + (length - w) * w) / length
-        return 2.0 * (c.layers * (matrices + 2 * c.heads * c.H * seen) + c.width * LAW)
+        seen = layers.seen(length, config.window)
+        return config.layers * config.sizes.flops(seen) + 2.0 * config.width * LAW

@@ -113,7 +113,8 @@ class Log:
         self._events.write(step, line)
         held_out = f"  held out {line['eval/bits_per_byte']:.4f}" if "eval/bits_per_byte" in line else ""
         mfu = f"  MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
-        told = f"{bits:.4f} bits per byte{held_out}  {rate / 1e3:,.1f} kB/s{mfu}"
+        lost = f"  {line['lost_share']:.2%} of bytes without loss" if line["lost_share"] else ""
+        told = f"{bits:.4f} bits per byte{held_out}{lost}  {rate / 1e3:,.1f} kB/s{mfu}"
         self._bar.set_postfix_str(told, refresh=False)
         if self._bar.disable or held_out:
             wait, norm = line["data_wait_seconds"], values["gradient_norm"]

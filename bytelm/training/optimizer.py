@@ -24,7 +24,9 @@ MUON_RMS = (
 )
 
 
-def make_optimizer(config: Optimizer, matrices: Params) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Optimizer, matrices: Params, rates: Params | None = None
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024) for the matrices.
 
     Args:
@@ -32,6 +34,8 @@ def make_optimizer(config: Optimizer, matrices: Params) -> optax.GradientTransfo
       matrices: for each parameter the axes (inputs, outputs) of a matrix or None
         (`bytelm.layers.matrices_of`). Only matrices decay; under Muon all else follows Adam with
         Nesterov's momentum, as optax has it.
+      rates: for each parameter the multiple of the rate at which it moves (`bytelm.layers.rates_of`); decay
+        is multiplied too. None: 1.
     """
 
     def is_leaf(x):
@@ -54,7 +58,10 @@ def make_optimizer(config: Optimizer, matrices: Params) -> optax.GradientTransfo
             ),
             consistent_rms=MUON_RMS,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip), moves)
+    parts = [optax.clip_by_global_norm(config.clip), moves]
+    if rates is not None and any(rate != 1.0 for rate in jax.tree.leaves(rates)):
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: r * u, updates, rates)))
+    return optax.chain(*parts)
 
 
 def learning_rate(config: Optimizer, step: int, steps: int) -> np.float32:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bytelm.ensemble import Ensemble
-from bytelm.evals.weights import fit_mean, fit_product
+from bytelm.evals.weights import fit_mean, fit_product, going_on, mean_nats
 
 TEXT = b"abbaabababba" * 5
 PARTS = [fakes.hashed(order=1, seed=1, among=b"abc"), fakes.hashed(order=0, seed=2, among=b"abc")]
@@ -21,6 +21,23 @@ def test_mean_is_the_best_on_a_grid():
     best = min(np.linspace(0, 1, 201), key=cost)
     assert abs(weights[0] - best) < 0.01
     assert cost(weights[0]) <= cost(best) + 1e-3
+
+
+def test_mean_where_members_come_to_their_end():
+    """Cost and fit are those of the ensemble, which shares out the weight of members that are lost."""
+    parts = [*PARTS, fakes.hashed(order=1, seed=7, among=b"a")]
+    texts = [b"aaaa", b"abab", b"aaab", b"caab", b"aa"] * 3
+    scores = [lm.score(texts) for lm in parts]
+    score_KN = np.stack([np.concatenate(s) for s in scores])
+    on_KN = np.stack([going_on(s) for s in scores])
+    cost = lambda w: -sum(s.sum() for s in Ensemble(parts, "mean", w).score(texts))  # noqa: E731
+    for w in ([0.2, 0.3, 0.5], [0.6, 0.4, 0.0]):
+        assert abs(mean_nats(score_KN, on_KN, np.array(w)) - cost(w)) < 1e-9
+    found = fit_mean(score_KN, on_KN)
+    grid = [(a / 40, b / 40, (40 - a - b) / 40) for a in range(41) for b in range(40 - a)]
+    best = min(mean_nats(score_KN, on_KN, np.array(w)) for w in grid)
+    assert cost(found) <= best + 1e-3
+    assert cost(fit_mean(score_KN)) > cost(found) + 0.01  # the control: as if they had gone on
 
 
 def test_product_is_the_best_on_a_grid():

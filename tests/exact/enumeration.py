@@ -17,6 +17,7 @@ from bytelm.exact.canonical import Canonical
 from bytelm.lm import END, LAW
 
 CONTINUATIONS = ["".join(chars) for size in range(4) for chars in itertools.product(TINY_CHARS, repeat=size)]
+MARKS = "\u0301\u0323"  # both compose with a and s, the second stands before the first
 
 
 class Membership:
@@ -46,15 +47,14 @@ class Membership:
             return None
 
     def _is_prefix(self, tokens: list[int]) -> bool:
-        text = self._text(tokens)
-        if text is None:
-            text = self._text(tokens, "é".encode()[1:])
-        if text is None:
-            return False
-        for more in CONTINUATIONS:
-            found = self.canonical.source.encode(text + more)
-            if found[: len(tokens)] == tokens and oracle.survives(self.canonical, text + more, found):
-                return True
+        # As it is, or with what finishes "é" or, where there is a normal form, a combining mark.
+        marks = ("", *MARKS) if self.canonical.source.guards else ("",)
+        for tail in (b"", "é".encode()[1:], *(mark.encode()[1:] for mark in marks[1:])):
+            text = self._text(tokens, tail)
+            for whole in () if text is None else (text + m + c for m in marks for c in CONTINUATIONS):
+                found = self.canonical.source.encode(whole)
+                if found[: len(tokens)] == tokens and oracle.survives(self.canonical, whole, found):
+                    return True
         return False
 
 

@@ -41,7 +41,7 @@ def chi_square(samples: list[bytes], expected: dict[bytes, float]) -> tuple[floa
 
 
 @pytest.mark.parametrize("name", ["gpt2", "sp-fallback"])
-@pytest.mark.parametrize("prompt", [b"", b"as", b"a  "])
+@pytest.mark.parametrize("prompt", [b"", b"a", b"a  "])
 def test_boundary_mode_has_the_distribution_of_byte_mode(tiny, name, prompt):
     tree, plain = both(tiny[name], bos=0)
     expected = completions(tree, prompt, 3)
@@ -51,7 +51,7 @@ def test_boundary_mode_has_the_distribution_of_byte_mode(tiny, name, prompt):
         statistic, freedom = chi_square(samples, expected)
         assert statistic < freedom + 4 * (2 * freedom) ** 0.5
     # The control: a prompt's own encoding is not its posterior.
-    if prompt == b"as" and name == "gpt2":
+    if prompt == b"a" and name == "gpt2":
         canonical, contexts = tiny[name], plain.start([prompt]).model
         draw = np.random.default_rng(0)
         encoded = canonical.source.encode(prompt.decode())

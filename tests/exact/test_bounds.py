@@ -14,7 +14,10 @@ from token_models import HistoryLM
 from bytelm.exact import canonical_of, convert
 from bytelm.lm import END, LAW, ByteLM, Special
 
-NAMES = ("gpt2", "ignore-merges", "sp-fallback", "sp-first", "sp-plain", "neox", "unigram-collapse")
+NAMES = (
+    *("gpt2", "llama3", "right-digits", "ignore-merges", "neox", "falcon", "nfc"),
+    *("sp-fallback", "sp-alphabet", "sp-first", "sp-plain", "unigram-bytes", "unigram-collapse"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,8 @@ def test_laws_are_those_of_enumeration(tiny, members, name, normalise):
         "a  1",
         "as's",
         " é\n",
+        "1\u0301",
+        "s\u0323",
         *("".join(draw.choices(tokenizer_zoo.TINY_CHARS, k=3)) for _ in range(5)),
     ):
         data = text.encode()[:4]

@@ -9,6 +9,8 @@ import pytest
 import tokenizer_zoo
 from test_scoring import both
 
+from bytelm.lm import Special
+
 
 @pytest.mark.parametrize("normalise", ["local", "joint"])
 def test_values_and_gradients(small, normalise):
@@ -30,8 +32,10 @@ def test_values_and_gradients(small, normalise):
         way = {name: draw.normal(size=x.shape) for name, x in tree.token_lm.params.items()}
         step = 1e-5
 
+        here = tree.token_lm.params
+
         def total(sign):
-            params = {name: x + sign * step * way[name] for name, x in tree.token_lm.params.items()}
+            params = {name: x + sign * step * way[name] for name, x in here.items()}
             tree.token_lm.params = params
             return sum(s.sum() for s in tree.score(texts[:2], prompts[:2]))
 
@@ -46,6 +50,6 @@ def test_refusals(small):
     with pytest.raises(TypeError, match="no TreeLM"):
         plain.differentiable([b"a"])
     with pytest.raises(ValueError, match="prompt 1 is impossible"):
-        tree.differentiable([b"a", b"a"], [b"", b"\xff"])
+        tree.differentiable([b"a", b"a"], [b"", [b"\xff", Special("<|end|>")]])
     with pytest.raises(ValueError, match="of must be"):
         tree.differentiable([b"a"], of="bits")

@@ -112,3 +112,37 @@ def test_a_context_that_is_too_long_is_refused(small):
         tree.score([tokenizer_zoo.TEXT[:300]])
     with pytest.raises(ValueError, match="the model sees 20"):
         tree.start([tokenizer_zoo.TEXT[:300]])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_transformer(small, tied):
+    from bytelm import layers
+    from bytelm.models.token_lm import TokenLMConfig
+    from bytelm.tokenized import TransformerLM, abstract
+
+    canonical = small("gpt2")
+    config = TokenLMConfig(
+        vocab_size=canonical.vocabulary.size,
+        layers=1,
+        width=16,
+        heads=2,
+        mlp_width=16,
+        tied=tied,
+        context=512,
+    )
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: np.asarray(random.normal(size=x.shape) * 0.4, np.float32),
+        layers.params_of(abstract(config)),
+    )
+    token_lm = TransformerLM(config, params)
+    assert hasattr(token_lm, "reordered")
+    tree, plain = (convert(one, canonical, bos=0, eos=0) for one in (token_lm, Plain(token_lm)))
+    texts = [tokenizer_zoo.TEXT[:100].encode(), b"it's  12"]
+    expected = plain.score(texts)
+    agree(tree.score(texts), expected, 1e-4)
+    state = tree.start([texts[0][:20]])
+    for i in range(20, 40):
+        law = tree.next_logprobs(state)[0]
+        np.testing.assert_allclose(law[texts[0][i]], expected[0][i], atol=1e-4)
+        state = tree.push(state, [texts[0][i]])

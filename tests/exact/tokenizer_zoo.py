@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -41,19 +41,19 @@ def _byte_level(*before: pre_tokenizers.PreTokenizer, regex: bool = False) -> pr
     return pre_tokenizers.Sequence([*before, last]) if before else last
 
 
-def _trained(pre_tokenizer: pre_tokenizers.PreTokenizer, merges: int) -> Tokenizer:
+def _trained(pre_tokenizer: pre_tokenizers.PreTokenizer, merges: int, more: str = "") -> Tokenizer:
     """`merges` below 50 asks for a tiny one: trained on TINY, with its bytes only."""
     tiny = merges < 50
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=merges + (9 if tiny else 257),
+        vocab_size=merges + (9 if tiny else 257) + 2 * bool(more),
         special_tokens=["<|end|>"],
         initial_alphabet=[] if tiny else sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([TINY if tiny else TEXT], trainer)
+    tokenizer.train_from_iterator([TINY if tiny else TEXT, more], trainer)
     return tokenizer
 
 
@@ -137,7 +137,8 @@ def falcon(merges: int = 120) -> Tokenizer:
 
 def normal_form(form: str, merges: int = 120) -> Tokenizer:
     """Qwen's cuts behind a normaliser: texts that are not in the normal form do not come back."""
-    tokenizer = byte_level("qwen", merges)
+    split = pre_tokenizers.Split(Regex(PATTERNS["qwen"]), "isolated")
+    tokenizer = _trained(_byte_level(split), merges, "a\u0301 1\u0301 s\u0323\u0301 '\u0301" * (merges < 50))
     tokenizer.normalizer = getattr(normalizers, form)()
     texts = ["s1"] if merges < 50 else ["<tool>", "à "]
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in texts])
@@ -184,23 +185,28 @@ def sentencepiece(style: str = "prepend", fallback: bool = True, merges: int = 1
     return tokenizer
 
 
-def unigram(style: str = "metaspace", fallback: bool = False, merges: int = 120) -> Tokenizer:
-    """Unigram; style: "metaspace" cuts at spaces, "collapse" normalises and removes some, or "plain"."""
-    tiny = merges < 50
-    text = (TINY if tiny else TEXT).replace("\t", " ").replace("\r", " ")
-    for char in "中字한😀²é\n" if fallback else "中字한😀²":
-        text = text.replace(char, "")  # these have no piece
+@cache  # training is not deterministic
+def _unigram_vocabulary(text: str, split: bool, size: int) -> tuple[tuple[str, float], ...]:
     trained = Tokenizer(models.Unigram())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always" if style == "metaspace" else "never")
+    trained.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always" if split else "never")
     trainer = trainers.UnigramTrainer(
-        vocab_size=merges // 2 + (12 if tiny else 60),
+        vocab_size=size,
         special_tokens=["<unk>", "<s>"],
         unk_token="<unk>",
         show_progress=False,
         max_piece_length=6,
     )
     trained.train_from_iterator([*text.splitlines(), text], trainer)
-    vocabulary = [(piece, score) for piece, score in json.loads(trained.to_str())["model"]["vocab"]]
+    return tuple((piece, score) for piece, score in json.loads(trained.to_str())["model"]["vocab"])
+
+
+def unigram(style: str = "metaspace", fallback: bool = False, merges: int = 120) -> Tokenizer:
+    """Unigram; style: "metaspace" cuts at spaces, "collapse" normalises and removes some, or "plain"."""
+    tiny = merges < 50
+    text = (TINY if tiny else TEXT).replace("\t", " ").replace("\r", " ")
+    for char in "中字한😀²é\n" if fallback else "中字한😀²":
+        text = text.replace(char, "")  # these have no piece
+    vocabulary = list(_unigram_vocabulary(text, style == "metaspace", merges // 2 + (12 if tiny else 60)))
     named = {*"<unk>", *"<0x123456789ABCDEF>"} if fallback else set()  # a piece's name is matched, too
     missing = sorted(({c.replace(" ", "▁") for c in text} | named) - {p for p, _ in vocabulary})
     vocabulary += [(c, -6.5) for c in missing]
@@ -213,7 +219,7 @@ def unigram(style: str = "metaspace", fallback: bool = False, merges: int = 120)
     tokenizer.add_special_tokens(["<unk>", "<s>"])
     undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if style == "metaspace":
-        tokenizer.pre_tokenizer = trained.pre_tokenizer
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always")
         tokenizer.decoder = decoders.Metaspace("▁", "always")
     elif style == "collapse":
         tokenizer.normalizer = normalizers.Sequence(

@@ -122,9 +122,29 @@ def test_a_folder_without_its_prefix(tmp_path):
     found = hub.read(source, dtype="float32")[0]
     for path, x in flat(expected.params).items():
         np.testing.assert_array_equal(x, flat(found.params)[path], err_msg=path)
+    save_file({k: x for k, x in tensors.items() if k != "wte.weight"}, source / "model.safetensors")
+    found = hub.read(source, dtype="float32")[0]  # the head stands for the table that it is tied to
+    np.testing.assert_array_equal(found.params["table"], expected.params["table"])
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(ValueError, match=r"'lm_head.weight' differs from the table of tokens"):
+        hub.read(source)
+
+
+def test_a_tied_table_under_the_name_of_the_head(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    source = cases.write("llama3", tmp_path / "model")
+    expected = hub.read(source, dtype="float32")[0]
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, source / "model.safetensors")
+    found = hub.read(source, dtype="float32")[0]
+    for path, x in flat(expected.params).items():
+        np.testing.assert_array_equal(x, flat(found.params)[path], err_msg=path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'model.embed_tokens.weight' is missing"):
         hub.read(source)
 
 

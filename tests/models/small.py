@@ -14,6 +14,8 @@ from bytelm import layers, models
 SIZES = {
     **{"layers": 2, "width": 16, "heads": 2, "key_heads": 1, "mlp_width": 24, "rope_base": 100.0},
     "dtype": "float32",
+    # Of word-pooled models: the words of the level above, and the narrow level.
+    **{"words": 24, "cap": 6, "byte_width": 12, "byte_heads": 2, "byte_mlp_width": 16, "decoder_layers": 1},
 }
 
 
@@ -29,7 +31,8 @@ def awake(model: Any, seed: int = 1) -> Any:
 
     def wake(path, x):
         scale = "scale" in jax.tree_util.keystr(path)  # of a norm
-        value = random.standard_normal(x.shape) * (1.0 if scale else x.shape[-2] ** -0.5) + scale
+        fan_in = 1 if scale else (4, *x.shape)[-2]
+        value = random.standard_normal(x.shape) * fan_in**-0.5 + scale
         return jnp.asarray(value, x.dtype)
 
     return layers.with_params(model, jax.tree_util.tree_map_with_path(wake, layers.params_of(model)))

@@ -13,6 +13,7 @@ from tiny import MODEL
 from bytelm import layers, models
 from bytelm.config import Config, Data, Samples, Training
 from bytelm.training import launch
+from bytelm.training.samples import Sampler
 
 
 def test_the_first_signal_asks_and_the_second_stops():
@@ -62,7 +63,7 @@ def test_profile_records_its_steps_wherever_the_run_begins_and_ends(tmp_path, mo
 def test_samples_are_those_of_their_step(tmp_path):
     config = Config(model=MODEL, data=Data(row=16), samples=Samples(prompts=("", "ab"), max_bytes=4))
     model = models.build(MODEL, jax.random.key(0))
-    draw, params = launch.Sampler(tmp_path, config, model), layers.params_of(model)
+    draw, params = Sampler(tmp_path, config, model, None), layers.params_of(model)
 
     def lines():
         return [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
