@@ -5,10 +5,10 @@
 Texts are cut at every offset of tokens drawn from their own encodings: offset 0 is a token boundary, offset
 k lies k bytes into a token. Left to right the model is given what is before the cut; with --order the text
 after a middle of --middle bytes is the suffix of a fill-in-the-middle prompt. For each cut and each of the
-methods `token`, `healing` and `exact` it takes the bits of the true continuation and its end (left to right the
-rest of the text), and whether the next --next bytes that the method says (greedily) are the true ones. Means
-with 95 % intervals over cuts, by offset; differences are paired. Where --texts is left out --made N stories
-are sampled from --from MODEL.
+methods `token`, `healing` and `exact` it takes the bits of the true continuation and its end (left to right
+the rest of the text), and whether the next --next bytes that the method says (greedily) are the true ones.
+Means with 95 % intervals over cuts, by offset; differences are paired. Where --texts is left out --made N
+stories are sampled from --from MODEL.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_true_answers_pass_and_others_do_not(tmp_path, run):
 
 
 def test_rules_of_comparison(tmp_path, run):
-    """SAFIM runs what is not the ground truth; words are compared; a call without its spaces; a stripped line."""
+    """SAFIM runs what is not the ground truth; words are compared; calls without spaces; stripped lines."""
     block = item_of(tmp_path, SAFIM)
     assert block.verdict(b"x * 2", run) == "passed"
     never = lambda program, stdin: pytest.fail("the ground truth is not run")  # noqa: E731
