@@ -17,7 +17,8 @@ import tyro
 from bytelm.cli.common import UsageError
 from bytelm.cli.eval import Eval
 from bytelm.cli.export import Export
-from bytelm.cli.fim import Fim, FimCompare
+from bytelm.cli.fim import Fim
+from bytelm.cli.fim_compare import FimCompare
 from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
