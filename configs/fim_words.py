@@ -1,8 +1,8 @@
 """python train.py fim_words
 
-The default's word-pooled model of bytes, trained to fill in the middle: nine pieces of ten are rearranged, half
-of them as suffix, prefix, middle. `bytelm fim` takes the run. Pieces leave room in a row for their sentinels.
-At most 20 minutes on two cores; on a GPU raise `--training.steps` and `--training.rows`.
+The default's word-pooled model of bytes, trained to fill in the middle: nine pieces of ten are rearranged,
+half of them as suffix, prefix, middle. `bytelm fim` takes the run. Pieces leave room in a row for their
+sentinels. At most 20 minutes on two cores; on a GPU raise `--training.steps` and `--training.rows`.
 """
 
 import dataclasses

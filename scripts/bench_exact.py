@@ -31,6 +31,7 @@ from bytelm.exact.tree import Tree
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
 
+
 # On one core the CPU time of the process is taken: other work on the machine does not count.
 _clock = time.process_time if len(os.sched_getaffinity(0)) == 1 else time.perf_counter
 

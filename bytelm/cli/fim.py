@@ -202,6 +202,8 @@ class Fim:
             "models": list(self.models),
             "rule": self.together.rule,
             "weights": list(self.together.weights),
+            "rate": self.together.rate,
+            "alpha": self.together.alpha,
             "data": {Path(p).name: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in self.data},
             "method": method,
             "format": family,
@@ -232,7 +234,9 @@ def _ended(lm: Any, family: Family | None) -> Any:
         from bytelm.ensemble import Ensemble
 
         weights = None if lm.rule == "proxy" else lm.weights
-        return Ensemble([_ended(member, family) for member in lm.members], lm.rule, weights)
+        return Ensemble(
+            [_ended(member, family) for member in lm.members], lm.rule, weights, rate=lm.rate, alpha=lm.alpha
+        )
     if not _is_converted(lm):
         return lm
     from bytelm.exact import convert

@@ -104,9 +104,7 @@ def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: b
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
     places = -(-max(used) // 64) * 64 if max(used) else 1
-    slots = first_slots = max(
-        trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), min(128, _SLOTS))
-    )
+    slots = first_slots = max(trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), min(128, _SLOTS)))
     lengths, steps = [len(trunk) for trunk in trunks], []
     for s in range(max(map(len, blocks))):
         here = [one[s] if s < len(one) else None for one in blocks]
