@@ -184,6 +184,8 @@ def _row(some: Sequence[dict[str, Any]]) -> list[str]:
             return "-"
         mean, low, high = mean_interval(values, clusters, share)
         scale = 100 if share else 1
+        if not np.isfinite(low):  # one cluster has no interval
+            return f"{scale * mean:.1f}"
         return f"{scale * mean:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
     def of(value: Any) -> str:
