@@ -371,7 +371,7 @@ def heavy_after(code):
     return done.stderr.split()
 
 
-@pytest.mark.parametrize("command", ["", "generate", "score", "info", "eval", "prepare"])
+@pytest.mark.parametrize("command", ["", "generate", "score", "info", "eval", "fim", "prepare"])
 def test_help_imports_nothing_heavy(command):
     args = [command, "--help"] if command else ["--help"]
     code = f"from bytelm.cli import main\ntry: main({args!r})\nexcept SystemExit as end: assert end.code == 0"

@@ -17,6 +17,8 @@ import tyro
 from bytelm.cli.common import UsageError
 from bytelm.cli.eval import Eval
 from bytelm.cli.export import Export
+from bytelm.cli.fim import Fim
+from bytelm.cli.fim_compare import FimCompare
 from bytelm.cli.generate import Generate
 from bytelm.cli.info import Info
 from bytelm.cli.prepare import Prepare
@@ -30,6 +32,8 @@ Command: TypeAlias = (
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Fim, tyro.conf.subcommand("fim")]
+    | Annotated[FimCompare, tyro.conf.subcommand("fim-compare")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[TrainTokenizer, tyro.conf.subcommand("train-tokenizer")]

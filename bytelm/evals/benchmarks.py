@@ -23,7 +23,7 @@ _LINE, _SPAN = 256, 1024  # bytes of a completion at most
 
 
 @dataclass(frozen=True)
-class Test:
+class Check:
     """A program to run: it passes by reaching its end, or where `wanted` is given by what it prints."""
 
     program: bytes
@@ -44,7 +44,7 @@ class Item:
 
     benchmark: which one, as summaries group them. stop, most: where a completion ends. line: the answer is
     a whole line, and its end is given back. tests: of a completion; None where it is compared with `middle`.
-    same: what makes two answers the same.
+    same: what makes two answers the same. problem: items of one problem are no independent samples.
     """
 
     name: str
@@ -52,12 +52,13 @@ class Item:
     prefix: bytes
     suffix: bytes | None
     middle: bytes
-    tests: Callable[[bytes], list[Test]] | None
+    tests: Callable[[bytes], list[Check]] | None
     stop: tuple[bytes, ...] = ()
     most: int = _SPAN
     line: bool = False
     equal_passes: bool = False
     same: Callable[[bytes], bytes] = bytes
+    problem: str = ""
 
     def answer(self, completion: bytes) -> bytes:
         """What stands in the hole after a model's completion."""
@@ -157,10 +158,11 @@ def _infilling(record: dict[str, Any]) -> Item:
         prefix,
         suffix,
         middle,
-        lambda answer: [Test(checked(prefix + answer + suffix + after))],
+        lambda answer: [Check(checked(prefix + answer + suffix + after))],
         stop=(b"\n",) if single else (),
         most=_LINE if single else _SPAN,
         line=single,
+        problem="/".join(record["task_id"].split("/")[1:3]),
     )
 
 
@@ -172,7 +174,7 @@ def _humaneval(record: dict[str, Any]) -> Item:
         prefix,
         None,
         record["canonical_solution"].encode(),
-        lambda answer: [Test(checked(prefix + answer + after))],
+        lambda answer: [Check(checked(prefix + answer + after))],
         stop=_FUNCTION_ENDS,
     )
 
@@ -193,7 +195,7 @@ def _mbpp(record: dict[str, Any]) -> Item:
         lines.encode(),
         None,
         record["code"].encode(),
-        lambda answer: [Test(checked(answer + after))],
+        lambda answer: [Check(checked(answer + after))],
         stop=(b"\nclass", b"\nassert", b'\n"""', b"\nprint", b"\nif"),
     )
 
@@ -225,7 +227,7 @@ def _safim(record: dict[str, Any]) -> Item:
         prefix,
         suffix,
         middle,
-        lambda answer: [Test(prefix + answer + suffix, given, wanted) for given, wanted in pairs],
+        lambda answer: [Check(prefix + answer + suffix, given, wanted) for given, wanted in pairs],
         stop=(b"\n",) if kind == "SAFIM-control" else (),
         most=_LINE if kind == "SAFIM-control" else _SPAN,
         equal_passes=True,
