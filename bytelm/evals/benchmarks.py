@@ -85,7 +85,8 @@ def read(path: str | Path) -> list[Item]:
     Raises ValueError, with file and line, for what is malformed, has fields that no benchmark has, or names
     that come twice; OSError for a file that cannot be read.
     """
-    items, lines = [], {}
+    items: list[Item] = []
+    lines: dict[str, str] = {}
     for where, record in _records(str(path)):
         try:
             item = _item(record)
