@@ -169,7 +169,7 @@ set -e
 place=$1 options=$2 seconds=$3 uid=$4; shift 4
 mount -n -t tmpfs -o size=1m,mode=755 none "$place"
 cd "$place"
-mkdir work dev etc
+mkdir room dev etc
 : > dev/null
 mount -n --bind /dev/null dev/null
 while [ "$1" != -- ]; do
@@ -181,9 +181,9 @@ while [ "$1" != -- ]; do
 done
 shift
 mount -n -o remount,ro none "$place"
-mount -n -t tmpfs -o "$options" none work
+mount -n -t tmpfs -o "$options" none room
 set +e
-timeout -s KILL "$seconds" chroot "$place" env -C /work setpriv --reuid "$uid" --regid "$uid" $DROP \
+timeout -s KILL "$seconds" chroot "$place" env -C /room setpriv --reuid "$uid" --regid "$uid" $DROP \
 --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 exit $?
 """
