@@ -12,7 +12,7 @@ from test_scoring import both
 from bytelm.lm import Special
 
 
-@pytest.mark.parametrize("normalise", ["local", "joint"])
+@pytest.mark.parametrize("normalise", ["local", pytest.param("joint", marks=pytest.mark.slow)])
 def test_values_and_gradients(small, normalise):
     with jax.enable_x64(True):
         tree, _ = both(small("llama3"), normalise, "float64", bos=0)
