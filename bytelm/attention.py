@@ -219,9 +219,8 @@ def _blocks_forward(window, causal, q_UGTH, k_UTH, v_UTH, low_UT, high_UT):
 
 def _blocks_backward(window, causal, saved, grad_UGTH):
     def one(unit):
-        q_GTH, k_TH, v_TH, low_T, high_T, out_GTH, norm_GT1, grad_GTH = unit
+        q_GTH, k_TH, v_TH, low_T, high_T, norm_GT1, dot_GT1, grad_GTH = unit
         dtype = v_TH.dtype
-        dot_GT1 = jnp.sum((out_GTH * grad_GTH).astype(jnp.float32), axis=-1, keepdims=True)
         dq, dk_HT, dv_HT = [], jnp.zeros_like(k_TH.T), jnp.zeros_like(v_TH.T)
         for block, keys in _spans(q_GTH.shape[1], window, causal):
             q_GtH, grad_GtH = q_GTH[:, block], grad_GTH[:, block]
@@ -234,7 +233,11 @@ def _blocks_backward(window, causal, saved, grad_UGTH):
             dv_HT = dv_HT.at[:, keys].add(jnp.einsum("Gth,Gts->hs", grad_GtH, share_Gts.astype(dtype)))
         return jnp.concatenate(dq, axis=1), dk_HT.T, dv_HT.T
 
-    dq_UGTH, dk_UTH, dv_UTH = _map(one, (*saved, grad_UGTH), _scores_of_a_block(grad_UGTH))
+    *units, out_UGTH, norm_UGT1 = saved
+    # Not within `one`: under vmap, with grouped keys, XLA compiles that to wrong sums on CPU (jaxlib 0.10.2).
+    dot_UGT1 = jnp.sum((out_UGTH * grad_UGTH).astype(jnp.float32), axis=-1, keepdims=True)
+    units = (*units, norm_UGT1, dot_UGT1, grad_UGTH)
+    dq_UGTH, dk_UTH, dv_UTH = _map(one, units, _scores_of_a_block(grad_UGTH))
     return dq_UGTH, dk_UTH, dv_UTH, None, None
 
 

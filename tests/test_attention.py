@@ -121,6 +121,18 @@ def test_words(span, window, causal):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+def test_gradients_under_vmap():
+    """Of many cotangents at once as of each alone: here XLA's CPU code once went wrong, for grouped keys."""
+    T, V = 40, 39
+    q_BTNH, k_BTKH, v_BTKH, documents_BT = arrays(T, 2, 1, B=1)
+    pull = jax.vjp(lambda *x: attend(*x, jnp.asarray(documents_BT)), q_BTNH, k_BTKH, v_BTKH)[1]
+    grads_VBTNH = jnp.asarray(np.random.default_rng(0).standard_normal((V, *q_BTNH.shape)), jnp.float32)
+    together = jax.jit(jax.vmap(pull))(grads_VBTNH)
+    for i in (0, 13, V - 1):
+        for a, b in zip(together, pull(grads_VBTNH[i]), strict=True):
+            np.testing.assert_allclose(a[i], b, atol=1e-5)
+
+
 def test_blocks_of_the_real_size():
     T = attention.BLOCK * 2 + 5
     *qkv, documents_BT = arrays(T, 2, 1, B=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import conftest
 import numpy as np
 import pytest
+import real_tokenizers
 import tokenizer_zoo
 from token_models import HistoryLM
 from tokenizers import AddedToken, Tokenizer
@@ -54,7 +54,7 @@ def test_added_text_beside_a_dummy_space_is_refused():
 
 def test_bert_is_refused_in_words():
     with pytest.raises(Unsupported, match="WordPiece: its decoding is not the concatenation"):
-        canonical_of(conftest.real_path("bert-wordpiece"))
+        canonical_of(real_tokenizers.real_path("bert-wordpiece"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "1.0"}', "null"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-import conftest
 import numpy as np
 import oracle
 import pytest
+import real_tokenizers
 import tokenizer_zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,7 +174,7 @@ def test_merged_neighbours_are_what_encoding_them_says(small):
             assert follows[place] == (canonical.source.encode(text) == [last, token])
 
 
-@pytest.mark.parametrize("name", conftest.REAL)
+@pytest.mark.parametrize("name", real_tokenizers.REAL)
 def test_real_tokenizers_accept_their_encodings(real, name):
     tried, wrong = refused_prefixes(real(name), texts(150))
     print(f"{name}: {tried} tokens of encodings")
@@ -185,7 +185,7 @@ def test_real_tokenizers_accept_their_encodings(real, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", conftest.REAL)
+@pytest.mark.parametrize("name", real_tokenizers.REAL)
 def test_real_tokenizers_agree_with_trying_continuations(real, name):
     tried, wrong = refused_prefixes(real(name), texts(2000, seed=7))
     accepted, refused, more = compared(real(name), nodes=200, candidates=500, seed=8)

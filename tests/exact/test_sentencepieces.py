@@ -7,8 +7,8 @@ import random
 import struct
 from pathlib import Path
 
-import conftest
 import pytest
+import real_tokenizers
 import test_canonical
 import tokenizer_zoo
 
@@ -127,7 +127,7 @@ def test_a_model_is_its_tokenizer_json(written, name):
 
 
 def test_real_models():
-    folder = conftest.data_folder()
+    folder = real_tokenizers.data_folder()
     if folder is None:
         pytest.skip("no test data: set BYTELM_TEST_DATA to a folder with tokenizers/NAME/tokenizer.json")
     path = folder / "tokenizers/mistral-v1/tokenizer.model"

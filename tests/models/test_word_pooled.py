@@ -268,7 +268,7 @@ def test_cached_equals_whole_rows(rule, pooling, span, more):
 
 
 def test_words_beyond_the_limit_lose_their_loss_and_are_counted():
-    model, roomy = build(words=5), build()
+    model, roomy = build(rule="runs", words=5), build(rule="runs")
     batch = {"inputs": rows(), "targets": np.roll(rows(), -1, axis=1), "documents": np.ones((4, T), int)}
     counts, all_of = model.counts(batch), roomy.counts(batch)
     known_BT = np.cumsum(words.rule("runs", 8).ended_before(batch["inputs"]), axis=1) - 1
@@ -314,7 +314,7 @@ def test_room_is_what_fits(rule, data):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"cap": 3}, "model.rule, model.cap: words: the cap of rule 'runs' is 3; it must be 4"),
+        ({"cap": 3}, "model.rule, model.cap: words: the cap of rule 'closing' is 3; it must be 4"),
         ({"rule": "spaces"}, "no rule 'spaces'"),
         ({"words": 0}, "model.words must be positive, got 0"),
         ({"width": 10, "heads": 4}, "model.width 10 is no multiple of model.heads 4"),
