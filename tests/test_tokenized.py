@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import real
 
 import bytelm
 from bytelm import hub
@@ -16,23 +15,13 @@ from bytelm.foreign import FunctionLM, TorchLM
 from bytelm.lm import TokenLM, TreeLM
 from bytelm.load import describe
 
-ROOT = Path(__file__).parents[1]
 MODELS = ("stories260K", "TinyStories-656K")
-
-
-def real(name):
-    """A folder of the shared data, BYTELM_TEST_DATA or `shared/data` beside or in the checkout."""
-    named = os.environ.get("BYTELM_TEST_DATA")
-    for folder in [Path(named)] if named else [ROOT / "../shared/data", ROOT / "shared/data"]:
-        if (folder / "models" / name).is_dir():
-            return folder / "models" / name
-    pytest.skip(f"no real model {name}: set BYTELM_TEST_DATA")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_real_logits_and_greedy_text(name, capsys):
     tokenizers = pytest.importorskip("tokenizers")
-    folder = real(name)
+    folder = real("models", name)
     fixture = np.load(folder / "logits_fixture.npz")
     lm, _ = hub.read(folder, dtype="float32")
     for i in range(3):
@@ -53,13 +42,13 @@ def test_real_logits_and_greedy_text(name, capsys):
 
 def test_a_real_folder_is_a_byte_model():
     """Loaded and scored; the law of the first byte sums to one."""
-    lm = bytelm.load(real("stories260K"), dtype="float32")
+    lm = bytelm.load(real("models", "stories260K"), dtype="float32")
     assert isinstance(lm, bytelm.ByteLM)
     text = b"Once upon a time"
     (score_T,) = lm.score([text])
     assert -30 < score_T[:-1].sum() < 0
     np.testing.assert_allclose(np.logaddexp.reduce(lm.next_logprobs(lm.start([text]))[0]), 0, atol=1e-4)
-    facts = describe(real("stories260K"))
+    facts = describe(real("models", "stories260K"))
     assert facts["parameters"] == 260_032
     assert facts["family"] == "LlamaForCausalLM"
     assert facts["text ends with"] == "1, 2"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from real_data import real
 
 from bytelm.evals import benchmarks, sandbox
 from bytelm.evals.sandbox import Limits, Outcome, Sandbox
 
-ROOT = Path(__file__).parents[2]
 HUMAN = {
     "prompt": "def one():\n",
     "entry_point": "one",
@@ -170,14 +168,6 @@ def test_a_verdict_is_the_sandbox_s(tmp_path):
 # ---- the real files ------------------------------------------------------------------------------------
 
 
-def real(name):
-    named = os.environ.get("BYTELM_TEST_DATA")
-    for folder in [Path(named)] if named else [ROOT / "../shared/data", ROOT / "shared/data"]:
-        if (folder / "fim" / name).is_file():
-            return folder / "fim" / name
-    pytest.skip(f"no {name}: set BYTELM_TEST_DATA to a folder with fim/{name}")
-
-
 COUNTS = {
     "HumanEval.jsonl.gz": 164,
     "HumanEval-SingleLineInfilling.jsonl.gz": 1033,
@@ -193,7 +183,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_real_files_are_read(name):
-    items = benchmarks.read(real(name))
+    items = benchmarks.read(real("fim", name))
     assert len(items) == COUNTS[name]
     assert not any(item.middle.count(b"\n") for item in items if item.benchmark == "SAFIM-control")
 
@@ -201,7 +191,7 @@ def test_real_files_are_read(name):
 def passing(name, every=1):
     if sandbox.missing():
         pytest.skip(f"no containment here: {sandbox.missing()}")
-    items = benchmarks.read(real(name))[::every]
+    items = benchmarks.read(real("fim", name))[::every]
     with Sandbox(Limits(seconds=30), workers=4) as box, ThreadPoolExecutor(4) as pool:
         verdicts = list(pool.map(lambda item: item.verdict(item.middle, box.run), items))
     return [item.name for item, verdict in zip(items, verdicts, strict=True) if verdict != "passed"]

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
+from real_data import real
 
 from bytelm.cli import main
 from bytelm.evals.bits import bits_per_byte
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra lm-eval)")
-DATA = Path(os.environ.get("BYTELM_DATA", Path(__file__).parents[2] / "../shared/data"))
-MODEL = DATA / "models" / "stories260K"
 TEXTS = ["Once upon a time, there was a little girl.", " Tom had a big red ball. ", "She ran."]
 
 
@@ -117,23 +114,24 @@ def test_model_args():
             Harness(**args)
 
 
-@pytest.mark.skipif(not MODEL.is_dir(), reason=f"no {MODEL}: set BYTELM_DATA")
 def test_stories_agree_with_score(data):
     """Through the harness, and through `bytelm score`: the same bits per byte."""
     import bytelm
 
-    lm = bytelm.load(MODEL)
+    lm = bytelm.load(real("models", "stories260K"))
     found = run(lm, data, "rolling")["rolling"]["bits_per_byte,none"]
     assert abs(found - bits_per_byte(lm, TEXTS).bits_per_byte) < 1e-4
     assert found < 2.0
 
 
-@pytest.mark.skipif(not MODEL.is_dir(), reason=f"no {MODEL}: set BYTELM_DATA")
 def test_trailing_spaces_of_a_converted_model():
     import bytelm
     from bytelm.evals.answers import documents, loglikelihoods
 
-    lm, whole = bytelm.load(MODEL), "Once upon a time, there was a little girl named Lily."
+    lm, whole = (
+        bytelm.load(real("models", "stories260K")),
+        "Once upon a time, there was a little girl named Lily.",
+    )
     for cut in (13, 14, 4, 30):  # before a space, after it, inside words
         ((nats, _),) = loglikelihoods(lm, [(whole[:cut], whole[cut:])])
         together, before = documents(lm, [whole, whole[:cut]])

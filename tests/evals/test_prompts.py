@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fakes import hashed
+from real_data import real
 
 from bytelm.evals.prompts import FAMILIES, Fit, family_of, tightest
 from bytelm.lm import SPECIALS, Special, Text, symbols_of
 
 tokenizers = pytest.importorskip("tokenizers")
-ROOT = Path(__file__).parents[2]
 PREFIX, SUFFIX = "def f(x):\n    ré = ", "\n    return ré\n"
-
-
-def real(name):
-    named = os.environ.get("BYTELM_TEST_DATA")
-    for folder in [Path(named)] if named else [ROOT / "../shared/data", ROOT / "shared/data"]:
-        if (folder / "tokenizers" / name).is_dir():
-            return str(folder / "tokenizers" / name / "tokenizer.json")
-    pytest.skip(f"no tokenizer {name}: set BYTELM_TEST_DATA")
 
 
 class NoLM:
@@ -157,7 +146,7 @@ def round_trip(tokenizer, tokens, text):
 @pytest.mark.parametrize("name", ["starcoder", "deepseek-coder-lossless", "cl100k"])
 def test_real_tokenizers(name):
     """The library's own ids of the published string."""
-    tokenizer = tokenizers.Tokenizer.from_file(real(name))
+    tokenizer = tokenizers.Tokenizer.from_file(str(real("tokenizers", name, "tokenizer.json")))
     family = family_of(tokenizer.get_vocab())
     lm = converted(tokenizer)
     for order in ("psm", "spm"):
