@@ -85,7 +85,7 @@ def compiler_flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 def _unrolled(x: Any) -> Any:
     """A program, or a parameter of one of its operations, with every scan in it unrolled."""
-    if isinstance(x, core.ClosedJaxpr):
+    if isinstance(x, core.ClosedJaxpr) and x.jaxpr is not x:  # newer jax has one class for both
         return core.ClosedJaxpr(_unrolled(x.jaxpr), x.consts)
     if type(x) in (tuple, list):  # not named tuples, which hold no programs
         return type(x)(map(_unrolled, x))
