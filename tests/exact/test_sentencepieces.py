@@ -8,9 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
-import real_tokenizers
 import test_canonical
 import tokenizer_zoo
+from real_data import real
 
 from bytelm.exact import Unsupported, canonical_of
 from bytelm.exact.sentencepiece_file import (
@@ -127,10 +127,7 @@ def test_a_model_is_its_tokenizer_json(written, name):
 
 
 def test_real_models():
-    folder = real_tokenizers.data_folder()
-    if folder is None:
-        pytest.skip("no test data: set BYTELM_TEST_DATA to a folder with tokenizers/NAME/tokenizer.json")
-    path = folder / "tokenizers/mistral-v1/tokenizer.model"
+    path = real("tokenizers", "mistral-v1", "tokenizer.model")
     model, json_file = canonical_of(path), canonical_of(path.with_suffix(".json"))
     assert model.vocabulary.data == json_file.vocabulary.data
     assert (model.merges.reachable == json_file.merges.reachable).all()
