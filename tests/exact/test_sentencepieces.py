@@ -141,7 +141,7 @@ def test_real_models():
         if state and draw.random() < 0.1 and tokens:
             assert (model.mask(tokens[-1], state) == json_file.mask(tokens[-1], other)).all()
     with pytest.raises(Unsupported, match="nfkc"):
-        canonical_of(folder / "tokenizers/unigram-test/spiece.model")
+        canonical_of(real("tokenizers", "unigram-test", "spiece.model"))
 
 
 def test_user_defined_pieces_are_never_cut(written):
