@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -249,6 +249,26 @@ def _nested(flat: list[tuple[tuple[str, ...], Any]]) -> Params:
         for name in path[:-1]:
             node = node.setdefault(name, {})
         node[path[-1]] = value
+    return tree
+
+
+def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A nested dictionary as one whose keys are paths, ``blocks/3/mlp/up``."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found
+
+
+def nested(paths: Mapping[str, Any]) -> Params:
+    """The inverse of `flat`."""
+    tree: Params = {}
+    for path, value in paths.items():
+        *outer, name = path.split("/")
+        node = tree
+        for part in outer:
+            node = node.setdefault(part, {})
+        node[name] = value
     return tree
 
 

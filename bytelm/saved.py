@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytelm.layers import Params
+from bytelm.layers import Params, flat, nested
 
 if TYPE_CHECKING:
     from bytelm.config import Config
@@ -66,23 +66,4 @@ def read(folder: Path, config: Config, abstract: Params) -> Params:
         if (found[name].shape, found[name].dtype) != (x.shape, x.dtype):
             there = f"{found[name].dtype}{list(found[name].shape)}"
             raise ValueError(f"{path}: {name} is {there}, not {x.dtype}{list(x.shape)}")
-    return _nested(found)
-
-
-def flat(params: Params, before: str = "") -> dict[str, Any]:
-    """Nested parameters by path."""
-    found: dict[str, Any] = {}
-    for name, value in params.items():
-        found |= flat(value, f"{before}{name}/") if isinstance(value, dict) else {f"{before}{name}": value}
-    return found
-
-
-def _nested(paths: dict[str, Any]) -> Params:
-    tree: Params = {}
-    for path, value in paths.items():
-        *outer, name = path.split("/")
-        node = tree
-        for part in outer:
-            node = node.setdefault(part, {})
-        node[name] = value
-    return tree
+    return nested(found)

@@ -9,7 +9,7 @@ import pytest
 from real_data import real
 
 import bytelm
-from bytelm import hub
+from bytelm import hub, layers
 from bytelm.cli import main
 from bytelm.foreign import FunctionLM, TorchLM
 from bytelm.lm import TokenLM, TreeLM
@@ -80,7 +80,7 @@ def test_info(folder, capsys):
     out = capsys.readouterr().out
     for words in ("GPT2LMHeadModel", "16 tokens", "no tokenizer.json: needs a tokenizer"):
         assert words in out
-    assert f"{sum(x.size for x in hub.tensors.flat(hub.read(folder)[0].params).values()):,}" in out
+    assert f"{sum(x.size for x in layers.flat(hub.read(folder)[0].params).values()):,}" in out
 
 
 def test_what_cannot_be_loaded(folder, capsys):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bytelm import models, sharding
+from bytelm import layers, models, sharding
 from bytelm.hub.families import Family, read_config
-from bytelm.hub.tensors import Leaf, leaves, nested, ours, their_shape
+from bytelm.hub.tensors import Leaf, leaves, ours, their_shape
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import TransformerLM
 
@@ -136,11 +136,11 @@ def read(
     if config.tied and head in folder.files and head != _stored_name(folder, folder.family.names["table"]):
         with _opened(folder.files[head]) as tensors:
             _same(tensors, head, params["table"], folder.files[head])
-    return TransformerLM(config, nested({name: params[name] for name in wanted})), folder
+    return TransformerLM(config, layers.nested({name: params[name] for name in wanted})), folder
 
 
 def _placed(x: np.ndarray, leaf: Leaf, config: TokenLMConfig, mesh: jax.sharding.Mesh) -> jax.Array:
-    dtype = jnp.dtype(config.compute_dtype())
+    dtype = jnp.dtype(layers.compute_dtype(config.dtype))
     place = jax.sharding.NamedSharding(mesh, leaf.spec)
     return jax.make_array_from_callback(
         leaf.shape, place, lambda index: np.ascontiguousarray(x[index], dtype=dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,29 +11,9 @@ import numpy as np
 
 from bytelm import layers
 from bytelm.hub.families import Family, Source
-from bytelm.layers import Params
+from bytelm.layers import flat
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import abstract
-
-
-def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A nested dictionary as one whose keys are paths, ``blocks/3/mlp/up``."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
-    return found
-
-
-def nested(paths: Mapping[str, Any]) -> Params:
-    """The inverse of `flat`."""
-    tree: Params = {}
-    for path, value in paths.items():
-        *outer, name = path.split("/")
-        node = tree
-        for part in outer:
-            node = node.setdefault(part, {})
-        node[name] = value
-    return tree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from bytelm.hub.families import read_config, write_config
-from bytelm.hub.tensors import Leaf, flat, leaves, theirs
-from bytelm.layers import Params
+from bytelm.hub.tensors import Leaf, leaves, theirs
+from bytelm.layers import Params, flat
 from bytelm.models.token_lm import TokenLMConfig
 
 SHARD = 2**30  # bytes of a file, unless one tensor is larger

@@ -103,11 +103,6 @@ class TokenLMConfig:
     def window_of(self, layer: int) -> int | None:
         return None if layer in self.full_layers else self.window
 
-    def compute_dtype(self) -> Any:
-        if self.dtype == "auto":
-            return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-        return jnp.dtype(self.dtype)
-
 
 class TokenTransformer(nnx.Module):
     """See the module. Made with a key; `stacked` says in which of its two forms."""
@@ -162,7 +157,7 @@ class TokenTransformer(nnx.Module):
     def embed(self, tokens_BT: jax.Array, position_BT: jax.Array) -> jax.Array:
         """The stream before the first layer, [B, T, D]."""
         c = self.config
-        x_BTD = self.table[...][tokens_BT.astype(jnp.int32)].astype(c.compute_dtype())
+        x_BTD = self.table[...][tokens_BT.astype(jnp.int32)].astype(layers.compute_dtype(c.dtype))
         if c.embedding_scale != 1.0:
             x_BTD = x_BTD * jnp.asarray(c.embedding_scale, x_BTD.dtype)
         if self.positions is not None:
