@@ -25,8 +25,9 @@ import numpy as np
 
 import bytelm
 from bytelm import layers
-from bytelm.exact import Canonical, convert, device
-from bytelm.exact.canonical import NOTHING
+from bytelm.exact import canonical_of, convert
+from bytelm.exact.canonical.states import NOTHING
+from bytelm.exact.scoring import device
 from bytelm.exact.tree import Tree
 from bytelm.models.token_lm import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
@@ -52,7 +53,7 @@ def main() -> None:
     if options.model:
         lm = bytelm.load(options.model)
     else:
-        canonical = Canonical(options.tokenizer)
+        canonical = canonical_of(options.tokenizer)
         token_lm = _llama(canonical.vocabulary.size, options.width, options.layers)
         lm = convert(token_lm, canonical, bos=0, eos=0)
     count = sum(x.size for x in jax.tree.leaves(lm.token_lm.params))
@@ -96,7 +97,7 @@ def _best(work: Callable[[], object], repeats: int = 3) -> float:
 
 def _tokenizer(path: str, texts: dict[str, bytes]) -> None:
     start = _clock()
-    canonical = Canonical(path)
+    canonical = canonical_of(path)
     made = _clock() - start
     print(f"{Path(path).name}: {canonical.vocabulary.size:,} tokens, start-up {made:.2f} s")
     for kind, text in texts.items():
