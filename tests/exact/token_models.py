@@ -109,6 +109,12 @@ class RecurrentLM:
         parents_BM = jnp.where(some_B[:, None] & (parents_BM == last_B[:, None]), -1, parents_BM)
         return hidden_BD, jnp.where(some_B[:, None, None], kept_BMD, nodes_BMD), parents_BM
 
+    def widened(self, cache, *, slots, nodes):
+        hidden_BD, nodes_BMD, parents_BM = cache
+        more = nodes - nodes_BMD.shape[1]
+        nodes_BMD = jnp.pad(nodes_BMD, ((0, 0), (0, more), (0, 0)), constant_values=jnp.nan)
+        return hidden_BD, nodes_BMD, jnp.pad(parents_BM, ((0, 0), (0, more)), constant_values=-1)
+
     def next_token_logprobs(self, contexts):
         p = {name: np.asarray(x) for name, x in self.params.items()}
         found = []

@@ -18,6 +18,7 @@ from bytelm.exact.canonical.canonical import Canonical
 from bytelm.exact.generating.contexts import Contexts
 from bytelm.exact.generating.masses import Masses
 from bytelm.exact.scoring.columns import Columns
+from bytelm.exact.scoring.plan import bucket
 from bytelm.lm import TokenLM
 
 if TYPE_CHECKING:
@@ -175,12 +176,15 @@ class _ByCache:
         check_length(longest, self._passes.context)
         uniform = [0.0 if row.done else row.random.random() for row in rows]
         pairs = [(row.last, row.state) for row in rows]
-        if self._cache is None or longest > self._slots:
-            self._slots = longest + _AHEAD
+        if self._cache is None:
+            self._slots = bucket(max(len(row.context) for row in rows) + _AHEAD, 64)
             found, self._cache = self._passes.begun(
                 [row.context for row in rows], pairs, uniform, self._temperature, self._slots
             )
         else:
+            if longest > self._slots:
+                self._slots = bucket(longest, self._slots)
+                self._cache = self._passes.model.widened(self._cache, slots=self._slots, nodes=1)
             tokens = [row.context[-1] if row.context else 0 for row in rows]
             going = [not row.done for row in rows]
             found, self._cache = self._passes.went_on(

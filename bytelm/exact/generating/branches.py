@@ -3,7 +3,7 @@
 The cache of a row holds its trunk, the tokens that are in no doubt any more, and the nodes that a later
 byte may still descend from. A pushed byte adds a node or two a row, in one pass of fixed shape for all rows;
 what all live nodes descend from joins the trunk. The cache is written in place and never copied, except
-where it has to become larger: then the trunk is read again.
+where it has to become larger.
 """
 
 from __future__ import annotations
@@ -69,12 +69,10 @@ class Branch:
         self.place = {n: p for n, p in self.place.items() if n in alive}
         return places
 
-    def settle(self, nodes: Sequence[int], places: int) -> list[tuple[int, int]] | None:
-        """Gives new nodes places: each one's parent's place and its own; None if there are too few."""
+    def settle(self, nodes: Sequence[int], places: int) -> list[tuple[int, int]]:
+        """Gives new nodes places, of which there are enough: each one's parent's place and its own."""
         taken = set(self.place.values())
         free = [p for p in range(places) if p not in taken]
-        if len(free) < len(nodes):
-            return None
         found = []
         for node, place in zip(nodes, free, strict=False):
             self.place[node] = place
@@ -112,7 +110,7 @@ class Branches:
         if not rows:
             return
         self._check()
-        q_BP = self._read(extra=max(len(b.masses.row.nodes) for b in self.branches))
+        q_BP = self._read()
         for branch, q_P in zip(self.branches, q_BP, strict=False):
             if not branch.masses.row.dead:
                 self._take(branch, q_P)
@@ -136,12 +134,11 @@ class Branches:
     def _rows(self) -> int:
         return bucket(len(self.branches), 1)
 
-    def _read(self, extra: int) -> np.ndarray:
+    def _read(self) -> np.ndarray:
         """Opens a cache that has room, and evaluates the ends of the trunks: q `[B, P]`."""
         B, longest = self._rows(), max(len(b.trunk) for b in self.branches)
         self._slots = bucket(longest + _SLOTS, _SLOTS)
-        held = max(len(b.place) for b in self.branches) + extra
-        self._places = max(self._places, bucket(2 * held, _PLACES))
+        self._places = bucket(2 * max(len(b.masses.row.nodes) for b in self.branches), _PLACES)
         # A row that is dead may have no trunk, and has no use for one.
         trunk_BS, length_B = padded([[0] if b.masses.row.dead else b.trunk for b in self.branches], B)
         pairs = [NOWHERE] * B
@@ -151,32 +148,21 @@ class Branches:
         q_BP, self.cache = self._passes.opened(trunk_BS, length_B, pairs, self._slots, self._places)
         return q_BP
 
-    def _enlarge(self, extra: int) -> None:
-        """Reads the trunks again, with more room, and puts the live nodes back."""
-        self._read(extra)
-        jobs = []
-        for branch in self.branches:
-            nodes, branch.place = sorted(branch.place), {}
-            settled = branch.settle(nodes, self._places)
-            assert settled is not None
-            jobs.append((branch, nodes, settled))
-        self._evaluate(jobs, [])
+    def _make_room(self, moved: Sequence[Branch]) -> None:
+        """Widens the cache, where trunks or nodes outgrow it."""
+        slots = bucket(max(len(b.trunk) for b in self.branches), self._slots)
+        held = max((len(b.place) + len(b.masses.waiting) for b in moved), default=0)
+        places = self._places if held <= self._places else bucket(2 * held, self._places)
+        if (slots, places) != (self._slots, self._places):
+            self._slots, self._places = slots, places
+            self.cache = self._passes.model.widened(self.cache, slots=slots, nodes=places)
 
     def _grow(self, moved: Sequence[Branch], advanced: list[tuple[Branch, list[int]]]) -> None:
-        if any(len(b.trunk) > self._slots for b in self.branches):
-            self._enlarge(extra=max(len(b.masses.waiting) for b in moved))
-            advanced = []
-        jobs: list[tuple[Branch, list[int], list[tuple[int, int]]]] = []
+        self._make_room(moved)
+        jobs = []
         for branch in moved:
             nodes = list(branch.masses.waiting)
-            settled = branch.settle(nodes, self._places)
-            if settled is None:
-                for one, _, _ in jobs:
-                    for node in one.masses.waiting:
-                        one.place.pop(node, None)
-                self._enlarge(extra=max(len(b.masses.waiting) for b in moved))
-                return self._grow(moved, [])
-            jobs.append((branch, nodes, settled))
+            jobs.append((branch, nodes, branch.settle(nodes, self._places)))
         q_RP, N = self._evaluate(jobs, advanced)
         for branch, nodes, _ in jobs:
             row = branch.number * N

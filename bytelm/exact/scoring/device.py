@@ -87,15 +87,15 @@ def masses(
     logits_RP: jax.Array,
     packed_RO: jax.Array,
     counted_P: jax.Array | None,
-    kids: tuple[jax.Array, jax.Array],
-    ranges: tuple[jax.Array, jax.Array, jax.Array],
+    kids_2C: jax.Array,
+    ranges_3S: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """log q of single columns, kids = (row, column), and of ranges = (row, low, high): `[C]` and `[S]`."""
+    """log q of single columns, (row, column), and of ranges (row, low, high): `[C]` and `[S]`."""
     e_RP, whole_R = exponents(logits_RP, packed_RO, counted_P)
-    row_C, column_C = kids
+    row_C, column_C = kids_2C
     top_R1 = reference(logits_RP, unpacked(packed_RO), counted_P)
     kid_C = logits_RP[row_C, column_C] - top_R1[row_C, 0] + _SHIFT - whole_R[row_C]
-    row_S, low_S, high_S = ranges
+    row_S, low_S, high_S = ranges_3S
     return kid_C, log(sums(levels(e_RP), row_S, low_S, high_S)) - whole_R[row_S]
 
 
@@ -112,19 +112,24 @@ def drawn(
 
     Temperature 0 takes the first likeliest.
     """
-    R = logits_RP.shape[0]
-    likeliest_R = jnp.argmax(jnp.where(unpacked(packed_RO), logits_RP, -jnp.inf), axis=1)
-    inverse = 1 / jnp.where(temperature == 0, 1.0, temperature)
-    q_RP, _ = exponents(logits_RP * inverse.astype(logits_RP.dtype), packed_RO, None)
-    uniform_R = uniform_R.astype(q_RP.dtype)
-    blocks_RK = q_RP.reshape(R, -1, 256).sum(axis=2)
-    until_RK = jnp.cumsum(blocks_RK, axis=1)
-    goal_R = uniform_R * until_RK[:, -1]
-    block_R = _passed(until_RK, blocks_RK, goal_R)
-    before_R = jnp.where(block_R > 0, until_RK[jnp.arange(R), block_R - 1], 0.0)
-    inside_RC = q_RP[jnp.arange(R)[:, None], block_R[:, None] * 256 + jnp.arange(256)]
-    place_R = block_R * 256 + _passed(jnp.cumsum(inside_RC, axis=1), inside_RC, goal_R - before_R)
-    return jnp.where(temperature == 0, likeliest_R, place_R)
+
+    def likeliest() -> jax.Array:
+        return jnp.argmax(jnp.where(unpacked(packed_RO), logits_RP, -jnp.inf), axis=1)
+
+    def sampled() -> jax.Array:
+        q_RP, _ = exponents(logits_RP * (1 / temperature).astype(logits_RP.dtype), packed_RO, None)
+        row_R = jnp.arange(len(q_RP))
+        blocks_RK = q_RP.reshape(len(q_RP), -1, 256).sum(axis=2)
+        until_RK = jnp.cumsum(blocks_RK, axis=1)
+        goal_R = uniform_R.astype(q_RP.dtype) * until_RK[:, -1]
+        block_R = _passed(until_RK, blocks_RK, goal_R)
+        before_R = jnp.where(block_R > 0, until_RK[row_R, block_R - 1], 0.0)
+        inside_RC = q_RP[row_R[:, None], block_R[:, None] * 256 + jnp.arange(256)]
+        inner_R = _passed(jnp.cumsum(inside_RC, axis=1), inside_RC, goal_R - before_R)
+        return block_R * 256 + inner_R
+
+    # One or the other: argmax alone takes a CPU longer than the draw.
+    return jax.lax.cond(temperature == 0, likeliest, sampled)
 
 
 def _passed(until_RK: jax.Array, part_RK: jax.Array, goal_R: jax.Array) -> jax.Array:

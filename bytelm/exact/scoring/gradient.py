@@ -138,32 +138,33 @@ def _evaluation(passes: Passes, plan: Plan):
     kid_at = [np.zeros(len(t.nodes), np.int64) for t in plan.terms]
     mass_at = [np.zeros(len(t.by), np.int64) for t in plan.terms]
     sizes = [
-        max((len(s.kids[0]) for s in others), default=0),
-        max((len(s.ranges[0]) for s in others), default=0),
+        max((s.kids_2C.shape[1] for s in others), default=0),
+        max((s.ranges_3S.shape[1] for s in others), default=0),
     ]
     at = [0, 0]
     for step in plan.steps:
         for b, nodes, kids, (own, spans) in step.rows:
             kid_at[b][nodes] = np.arange(kids.start, kids.stop) + at[0]
             mass_at[b][own] = np.arange(spans.start, spans.stop) + at[1]
-        here = (len(first.kids[0]), len(first.ranges[0])) if step is first else sizes
+        here = (first.kids_2C.shape[1], first.ranges_3S.shape[1]) if step is first else sizes
         at = [at[0] + here[0], at[1] + here[1]]
 
     def given(step: Step, kids: int, ranges: int):
-        widen = lambda columns, size: tuple(np.pad(c, (0, size - len(c))) for c in columns)  # noqa: E731
-        return passes.columns.masks(step.pairs), widen(step.kids, kids), widen(step.ranges, ranges)
+        sizes = (step.kids_2C, kids), (step.ranges_3S, ranges)
+        wide = (np.pad(x, ((0, 0), (0, size - x.shape[1]))) for x, size in sizes)
+        return passes.columns.masks(step.pairs), *wide
 
-    opened = given(first, len(first.kids[0]), len(first.ranges[0]))
+    opened = given(first, first.kids_2C.shape[1], first.ranges_3S.shape[1])
     stacked = None
     if others:
-        each = [(s.path_BM, s.new, *given(s, *sizes)) for s in others]
+        each = [(s.path_BM, s.new_3BN, *given(s, *sizes)) for s in others]
         stacked = jax.tree.map(lambda *x: np.stack(x), *each)
     first_P = passes.first(plan.length_B)
 
     def evaluate(params: Any) -> tuple[jax.Array, jax.Array]:
         params = passes.prepare(params)
         (kid_C, sum_K), cache = passes.open_step(
-            params, plan.trunk_BS, plan.length_B, first_P, *opened, slots=plan.slots, places=plan.places
+            params, plan.trunk_BS, plan.length_B, first_P, *opened, slots=first.slots, places=plan.places
         )
         if stacked is None:
             return kid_C, sum_K

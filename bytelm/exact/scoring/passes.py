@@ -6,7 +6,9 @@ ones descend from join the trunk, so that memory is that of a block and of the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,12 +19,11 @@ from bytelm.exact.asking import check_length
 from bytelm.exact.rows import Row
 from bytelm.exact.scoring import device
 from bytelm.exact.scoring.columns import Columns
-from bytelm.exact.scoring.plan import NOWHERE, Plan, Step, Wider, bucket, padded, planned
+from bytelm.exact.scoring.plan import NOWHERE, Plan, Step, bucket, padded, planned
 from bytelm.exact.scoring.terms import Terms, log_sums
 from bytelm.lm import TreeLM
 
-_ROWS = 8  # texts of a batch
-_CHUNK = 512  # tokens of a trunk that are read at a time when a cache is made anew
+_AHEAD = 4  # steps that the device is given before their results are taken
 
 
 class Passes:
@@ -35,39 +36,31 @@ class Passes:
         self._lm, self.columns = token_lm, columns
         self.context = token_lm.context
         self._counted = jnp.asarray(columns.counted) if joint else None
-        self.nodes = 64 if jax.default_backend() == "cpu" else 512  # of a block, all rows together
+        # Texts of a pass, and nodes of a block, all rows together. On a CPU a text fills a block by itself,
+        # and the caches of several would only be more memory to read.
+        self.rows, self.nodes = (1, 64) if jax.default_backend() == "cpu" else (8, 512)
         self.model, self.prepare = ordered(token_lm, columns)
         self._params: tuple[Any, Any] | None = None
         self._opened = jax.jit(self.open_step, static_argnames=("slots", "places"))
         self._stepped = jax.jit(self.step, donate_argnums=1)
         self._opened_q = jax.jit(self._open_q, static_argnames=("slots", "places"))
-        self._reopened = jax.jit(
-            lambda params, tokens, length, *, slots, places: self.model.open(
-                params, tokens, length, slots=slots, nodes=places
-            )[1],
-            static_argnames=("slots", "places"),
-        )
-        self._appended = jax.jit(lambda *args: self.model.extend(*args)[1], donate_argnums=1)
-        self._regrown = jax.jit(
-            lambda params, cache, held: self.model.grow(params, cache, *held)[1], donate_argnums=1
-        )
         self._began = jax.jit(self._begin, static_argnames="slots")
         self._went_on = jax.jit(self._go_on, donate_argnums=1)
         self._grown_q = jax.jit(self._grow_q, donate_argnums=1)
 
     # ---- on the device -------------------------------------------------------------------------
 
-    def open_step(self, params, tokens_BS, length_B, first_P, packed, kids, ranges, *, slots, places):
+    def open_step(self, params, tokens_BS, length_B, first_P, packed, kids_2C, ranges_3S, *, slots, places):
         logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=places)
         # What follows an empty context the model says itself.
         logits_BP = jnp.where((length_B > 0)[:, None], logits_BP, first_P)
-        return device.masses(logits_BP, packed, self._counted, kids, ranges), cache
+        return device.masses(logits_BP, packed, self._counted, kids_2C, ranges_3S), cache
 
-    def step(self, params, cache, path_BM, new, packed, kids, ranges):
+    def step(self, params, cache, path_BM, new_3BN, packed, kids_2C, ranges_3S):
         cache = self.model.commit(cache, path_BM)
-        logits_BNP, cache = self.model.grow(params, cache, *new)
+        logits_BNP, cache = self.model.grow(params, cache, *new_3BN)
         logits_RP = logits_BNP.reshape(-1, logits_BNP.shape[-1])
-        return device.masses(logits_RP, packed, self._counted, kids, ranges), cache
+        return device.masses(logits_RP, packed, self._counted, kids_2C, ranges_3S), cache
 
     def _open_q(self, params, tokens_BS, length_B, first_P, packed, *, slots, places):
         logits_BP, cache = self.model.open(params, tokens_BS, length_B, slots=slots, nodes=places)
@@ -92,11 +85,10 @@ class Passes:
     # ---- token by token ------------------------------------------------------------------------
 
     def begun(self, contexts, pairs, uniform, temperature: float, slots: int) -> tuple[list[int], Any]:
-        """Reads contexts into a cache of at least `slots`, and draws a column after each."""
+        """Reads contexts into a cache of `slots`, and draws a column after each."""
         B = bucket(len(contexts), 1)
         trunk_BS, length_B = padded(contexts, B)
         (masks, uniform_B), first_P = self._drawing(pairs, uniform, B), self.first(length_B)
-        slots = bucket(max(slots, trunk_BS.shape[1]), 64)
         column_B, cache = self._began(
             self.params(), trunk_BS, length_B, first_P, masks, uniform_B, temperature, slots=slots
         )
@@ -136,14 +128,13 @@ class Passes:
     def sums(self, rows: Sequence[Row], terms: Sequence[Terms]) -> list[np.ndarray]:
         """For each row the logarithms of the targets of its terms, float64."""
         order = sorted(range(len(rows)), key=lambda i: -len(terms[i].nodes))
-        found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        for first in range(0, len(order), _ROWS):
-            batch = order[first : first + _ROWS]
-            plan: Plan = planned([rows[i] for i in batch], [terms[i] for i in batch], self.nodes)
-            check_length(plan.most, self.context)
-            for i, one in zip(batch, self._run(self.params(), plan), strict=True):
-                found[i] = one
-        return found
+        batches = [order[first : first + self.rows] for first in range(0, len(order), self.rows)]
+        found: list[np.ndarray] = []
+        plans = (planned([rows[i] for i in b], [terms[i] for i in b], self.nodes) for b in batches)
+        for plan, results in itertools.groupby(self._evaluated(plans), key=lambda one: one[0]):
+            found += _gathered(plan, (result[1:] for result in results))
+        place = np.argsort([i for batch in batches for i in batch])
+        return [found[i] for i in place]
 
     def params(self) -> Any:
         """The model's parameters, its logits in the order of the columns."""
@@ -151,64 +142,26 @@ class Passes:
             self._params = self._lm.params, jax.jit(self.prepare)(self._lm.params)
         return self._params[1]
 
-    def _run(self, params: Any, plan: Plan) -> list[np.ndarray]:
-        weights = [np.full(len(terms.nodes), -np.inf) for terms in plan.terms]
-        values = [np.empty(len(terms.by)) for terms in plan.terms]
-        for w in weights:
-            w[0] = 0.0
-        for step, found in self._evaluated(params, plan):
-            kid_C, sum_S = (np.asarray(x, np.float64) for x in found)
-            for b, nodes, kids, spans in step.rows:
-                parents = plan.parents[b]
-                w = weights[b]
-                # Parents come first; those of a block may be new themselves.
-                for node, share in zip(nodes, kid_C[kids].tolist(), strict=True):
-                    w[node] = w[parents[node]] + share
-                values[b][spans[0]] = sum_S[spans[1]]
-        return [
-            log_sums(v + w[t.by], t.target, t.targets)
-            for t, w, v in zip(plan.terms, weights, values, strict=True)
-        ]
-
-    def _evaluated(self, params: Any, plan: Plan) -> Iterator[tuple[Step, tuple[jax.Array, jax.Array]]]:
-        cache = None
-        waiting = None
-        for step in plan.steps:
-            given = self.columns.masks(step.pairs), step.kids, step.ranges
-            if cache is None:
-                first_P = self.first(plan.length_B)
-                result, cache = self._opened(
-                    params,
-                    plan.trunk_BS,
-                    plan.length_B,
-                    first_P,
-                    *given,
-                    slots=plan.slots,
-                    places=plan.places,
-                )
-            else:
-                if step.wider is not None:
-                    cache = self._widened(params, step.wider, plan.places)
-                result, cache = self._stepped(params, cache, step.path_BM, step.new, *given)
-            if waiting is not None:  # one step behind, so that the host plans while the device works
-                yield waiting
-            waiting = step, result
-        if waiting is not None:
-            yield waiting
-
-    def _widened(self, params: Any, wider: Wider, places: int) -> Any:
-        """A cache with more slots, that holds the same."""
-        B = wider.held[0].shape[0]
-        tokens_BS, length_B = padded(wider.trunks, B)
-        count_B = np.minimum(length_B, _CHUNK)
-        cache = self._reopened(params, tokens_BS[:, :_CHUNK], count_B, slots=wider.slots, places=places)
-        for first in range(_CHUNK, int(length_B.max()), _CHUNK):
-            count_B = np.clip(length_B - first, 0, _CHUNK)
-            chunk_BN = np.zeros((B, _CHUNK), np.int32)
-            here_BN = tokens_BS[:, first : first + _CHUNK]
-            chunk_BN[:, : here_BN.shape[1]] = here_BN
-            cache = self._appended(params, cache, chunk_BN, count_B)
-        return self._regrown(params, cache, wider.held)
+    def _evaluated(self, plans: Iterable[Plan]) -> Iterator[tuple[Plan, Step, tuple[jax.Array, jax.Array]]]:
+        """The steps of plans and their results, a few steps late: the host plans while the device works."""
+        params, waiting = self.params(), deque[Any]()
+        for plan in plans:
+            check_length(plan.most, self.context)
+            cache, slots, places = None, 0, plan.places
+            for step in plan.steps:
+                given = self.columns.masks(step.pairs), step.kids_2C, step.ranges_3S
+                if cache is None:
+                    trunk = plan.trunk_BS, plan.length_B, self.first(plan.length_B)
+                    result, cache = self._opened(params, *trunk, *given, slots=step.slots, places=places)
+                else:
+                    if step.slots > slots:
+                        cache = self.model.widened(cache, slots=step.slots, nodes=places)
+                    result, cache = self._stepped(params, cache, step.path_BM, step.new_3BN, *given)
+                slots = step.slots
+                waiting.append((plan, step, result))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft()
+        yield from waiting
 
     def first(self, length_B: np.ndarray) -> np.ndarray:
         """The law after the empty context `[P]`, where a row has one; the model itself must say it."""
@@ -216,6 +169,24 @@ class Passes:
             return np.zeros(self.columns.size, np.float32)
         law_V = np.asarray(self._lm.next_token_logprobs([()]))[0]
         return law_V[self.columns.order]
+
+
+def _gathered(plan: Plan, results: Iterable[tuple[Step, tuple[jax.Array, jax.Array]]]) -> list[np.ndarray]:
+    """For each row of a plan the logarithms of its targets, from the results of its steps."""
+    weights = [[0.0, *[-np.inf] * (len(terms.nodes) - 1)] for terms in plan.terms]
+    values = [np.empty(len(terms.by)) for terms in plan.terms]
+    for step, found in results:
+        kid_C, sum_S = (np.asarray(x, np.float64) for x in found)
+        for b, nodes, kids, spans in step.rows:
+            parents, w = plan.parents[b], weights[b]
+            # Parents come first; those of a block may be new themselves.
+            for node, share in zip(nodes, kid_C[kids].tolist(), strict=True):
+                w[node] = w[parents[node]] + share
+            values[b][spans[0]] = sum_S[spans[1]]
+    return [
+        log_sums(v + np.array(w)[t.by], t.target, t.targets)
+        for t, w, v in zip(plan.terms, weights, values, strict=True)
+    ]
 
 
 def ordered(token_lm: TreeLM, columns: Columns) -> tuple[Any, Any]:
@@ -233,6 +204,7 @@ class _Sorted:
 
     def __init__(self, token_lm: TreeLM, order_P: jax.Array):
         self._lm, self._order_P, self.commit = token_lm, order_P, token_lm.commit
+        self.widened = token_lm.widened
 
     def open(self, *args: Any, **sizes: int) -> tuple[jax.Array, Any]:
         logits_BV, cache = self._lm.open(*args, **sizes)

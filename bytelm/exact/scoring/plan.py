@@ -20,36 +20,29 @@ from bytelm.exact.scoring.terms import Terms
 NOWHERE = (NOTHING, 0)
 """A (last token, state) after which nothing may follow."""
 
-_SLOTS = 1024  # of a trunk at first: longer texts double them as they need them
+_SLOTS = 128  # of a trunk at first: longer texts double them as they need them
 
 
 class Step(NamedTuple):
     """A block. R = B * N rows of logits, those of a text side by side.
 
-    path_BM: places that join the trunk before it. new: tokens, parents and places `[B, N]`. pairs: R pairs
-    (last token, state). kids: (row, column) of tokens; ranges: (row, low, high); both padded.
-    rows: for each text its number, the nodes (children) that its kids are, where these are among the kids,
-    and where its terms are: among its own and among the ranges.
+    path_BM: places that join the trunk before it. new_3BN: tokens, parents and places. pairs: R pairs (last
+    token, state). kids_2C: (row, column) of tokens; ranges_3S: (row, low, high); both padded. rows: for each
+    text its number, the nodes (children) that its kids are, where these are among the kids, and where its
+    terms are: among its own and among the ranges. slots: of the trunk in the cache; more than before, where
+    it has grown.
     """
 
     path_BM: np.ndarray
-    new: tuple[np.ndarray, np.ndarray, np.ndarray]
+    new_3BN: np.ndarray
     pairs: list[tuple[int, int]]
-    kids: tuple[np.ndarray, ...]
-    ranges: tuple[np.ndarray, ...]
+    kids_2C: np.ndarray
+    ranges_3S: np.ndarray
     rows: list[tuple[int, list[int], slice, tuple[slice, slice]]]
-    wider: Wider | None
-
-
-class Wider(NamedTuple):
-    """A cache to be made anew with more slots, and what it holds: trunks, and nodes as in `Step.new`."""
-
-    trunks: list[list[int]]
     slots: int
-    held: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-@dataclass
+@dataclass(eq=False)
 class Plan:
     """B rows, padded to a power of two; `terms` and `parents` are those of the real ones.
 
@@ -59,7 +52,6 @@ class Plan:
 
     trunk_BS: np.ndarray
     length_B: np.ndarray
-    slots: int
     places: int
     terms: list[Terms]
     parents: list[list[int]]
@@ -68,61 +60,64 @@ class Plan:
 
 
 class _Block(NamedTuple):
-    """A block of one row: places that join the trunk, the node it then ends in, and nodes as (index, parent's
-    place, place): those held from before, and its own."""
+    """A block of one row: places that join the trunk, its first node, and for each its parent's place and its
+    own; -1 for what is no node."""
 
     path: list[int]
-    end: int
-    held: list[tuple[int, int, int]]
-    nodes: list[tuple[int, int, int]]
+    first: int
+    parents: list[int]
+    places: list[int]
+
+
+class _Nodes(NamedTuple):
+    """The nodes of a row: pairs (last token, state), tokens, the columns of these, and parents.
+
+    kids: all but the base, in the order of their parents' blocks, and then their own; those whose parents are
+    in block s are ``kids[bounds[s] : bounds[s + 1]]``.
+    """
+
+    pairs: list[tuple[int, int]]
+    token: np.ndarray
+    column: np.ndarray
+    parent: np.ndarray
+    kids: np.ndarray
+    bounds: np.ndarray
 
 
 def planned(rows: Sequence[Row], terms: Sequence[Terms], at_once: int, widest: bool = False) -> Plan:
     """The plan of a batch, in blocks of about `at_once` nodes in all.
 
-    widest: the cache has all its slots from the start, and is never made anew.
+    widest: the cache has all its slots from the start, and does not grow.
     """
     B = bucket(len(rows), 1)
     longest = max(len(t.nodes) for t in terms)
-    N = min(max(1, at_once // B), bucket(longest - 1, 1))
+    N = min(max(1, at_once // B), bucket(longest - 1, 16))
     trunks = [row.path(row.base) for row in rows]
-    parents, kids_of, blocks, used, depth = [], [], [], [], []
+    parents, nodes, blocks, used, depth = [], [], [], [], []
     for row, one in zip(rows, terms, strict=True):
         index = {node: k for k, node in enumerate(one.nodes)}
-        parent = [-1, *(index[row.tree.parent[node]] for node in one.nodes[1:])]
+        up = row.tree.parent
+        parent = [-1, *(index[up[node]] for node in one.nodes[1:])]
         found, most = _blocks(parent, N)
         parents.append(parent)
+        nodes.append(_nodes(row, one.nodes, parent, N))
         blocks.append(found)
         used.append(most)
         deep = [0] * len(parent)
-        kids: list[list[int]] = [[] for _ in parent]
         for k in range(1, len(parent)):
             deep[k] = deep[parent[k]] + 1
-            kids[parent[k]].append(k)
-        kids_of.append(kids)
         depth.append(max(deep))
     most = max(len(trunk) + deep for trunk, deep in zip(trunks, depth, strict=True))
     trunk_BS, length_B = padded(trunks, B)
     places = -(-max(used) // 64) * 64 if max(used) else 1
-    slots = first_slots = max(
-        trunk_BS.shape[1], bucket(most if widest else min(most, _SLOTS), min(128, _SLOTS))
-    )
+    slots = bucket(max(trunk_BS.shape[1], most if widest else 0), _SLOTS)
     lengths, steps = [len(trunk) for trunk in trunks], []
     for s in range(max(map(len, blocks))):
         here = [one[s] if s < len(one) else None for one in blocks]
         lengths = [n + len(one.path) if one else n for n, one in zip(lengths, here, strict=True)]
-        wider = None
-        if max(lengths) > slots:
-            slots = bucket(max(lengths) + 1, slots)
-            ends = [one[min(s, len(one) - 1)].end for one in blocks]
-            held = np.full((3, B, bucket(max(len(one.held) if one else 0 for one in here), 8)), -1, np.int32)
-            for b, block in enumerate(here):
-                for n, (k, parent_, place) in enumerate(block.held if block else ()):
-                    held[:, b, n] = rows[b].tree.token[terms[b].nodes[k]], parent_, place
-            wide = [row.path(t.nodes[end]) for row, t, end in zip(rows, terms, ends, strict=True)]
-            wider = Wider(wide, slots, (held[0], held[1], held[2]))
-        steps.append(_step(rows, terms, parents, kids_of, here, B, N if s else 1, places, wider))
-    return Plan(trunk_BS, length_B, first_slots, places, list(terms), parents, steps, most)
+        slots = bucket(max(lengths), slots)
+        steps.append(_step(s, terms, nodes, here, B, N if s else 1, places, slots))
+    return Plan(trunk_BS, length_B, places, list(terms), parents, steps, most)
 
 
 def bucket(count: int, least: int) -> int:
@@ -156,8 +151,7 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
     place, most = [-1] * count, 0
     free: list[int] = []
     ending: dict[int, list[int]] = {}
-    found, end = [_Block([], 0, [], [(0, -1, -1)])], 0
-    alive: set[int] = set()
+    found, end = [_Block([], 0, [-1], [-1])], 0
     for first in range(1, count, N):
         s = block[first]
         path = []
@@ -165,7 +159,6 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         while at != end:
             path.append(place[at])
             place[at] = -1
-            alive.discard(at)
             at = parent[at]
         end = trunk[first]
         for place_ in path:
@@ -173,63 +166,65 @@ def _blocks(parent: list[int], N: int) -> tuple[list[_Block], int]:
         for k in ending.pop(s - 1, []):
             if place[k] >= 0:
                 heapq.heappush(free, place[k])
-                alive.discard(k)
-        held = [(k, place[parent[k]], place[k]) for k in sorted(alive)]
-        nodes = []
-        for k in range(first, min(first + N, count)):
+        here = range(first, min(first + N, count))
+        for k in here:
             if free:
                 place[k] = heapq.heappop(free)
             else:
                 place[k], most = most, most + 1
             ending.setdefault(last[k], []).append(k)
-            alive.add(k)
-            nodes.append((k, place[parent[k]], place[k]))
-        found.append(_Block(path[::-1], end, held, nodes))
+        found.append(_Block(path[::-1], first, [place[parent[k]] for k in here], [place[k] for k in here]))
     return found, most
 
 
-def _step(rows, terms, parents, kids_of, blocks, B: int, N: int, places: int, wider) -> Step:
+def _nodes(row: Row, nodes: list[int], parent: list[int], N: int) -> _Nodes:
+    tree = row.tree
+    pairs = [(tree.token[node], tree.state[node]) for node in nodes]
+    token, up = np.array([token for token, _ in pairs]), np.array(parent)
+    block = (up[1:] + N - 1) // N  # of the parent
+    order = np.argsort(block, kind="stable")
+    bounds = np.searchsorted(block[order], np.arange(-(-len(nodes) // N) + 2))
+    return _Nodes(pairs, token, tree.canonical.vocabulary.row_of[token], up, order + 1, bounds)
+
+
+def _step(s: int, terms, nodes: list[_Nodes], blocks, B: int, N: int, places: int, slots: int) -> Step:
     path_BM = np.full((B, places), -1, np.int32)
-    new = np.full((3, B, N), -1, np.int32)
+    new_3BN = np.full((3, B, N), -1, np.int32)
     pairs = [NOWHERE] * (B * N)
-    kids: list[tuple[int, int]] = []
-    ranges: list[np.ndarray] = []
-    spans = []
-    total = 0
+    kids, ranges, spans, begin, total = [], [], [], 0, 0
     for b, block in enumerate(blocks):
         if block is None:
             continue
-        row, one = rows[b], terms[b]
-        tree, row_of = row.tree, row.tree.canonical.vocabulary.row_of
-        if wider is None:  # else the path is in the new trunk already
-            path_BM[b, : len(block.path)] = block.path
-        first, stop = block.nodes[0][0], block.nodes[-1][0] + 1
-        for n, (k, parent, place) in enumerate(block.nodes):
-            node = one.nodes[k]
-            pairs[b * N + n] = tree.token[node], tree.state[node]
-            if k:
-                new[:, b, n] = tree.token[node], parent, place
-        # Children come in the order of their parents only roughly: sorted, each after its own parent.
-        children = sorted(c for k in range(first, stop) for c in kids_of[b][k])
-        begin = len(kids)
-        kids += [(b * N + parents[b][c] - first, int(row_of[tree.token[one.nodes[c]]])) for c in children]
-        low, high = np.searchsorted(one.by, [first, stop])
+        one, of = terms[b], nodes[b]
+        first, count = block.first, len(block.places)
+        path_BM[b, : len(block.path)] = block.path
+        pairs[b * N : b * N + count] = of.pairs[first : first + count]
+        if s:
+            new_3BN[:, b, :count] = of.token[first : first + count], block.parents, block.places
+        children = of.kids[of.bounds[s] : of.bounds[s + 1]]
+        kids.append(np.stack([b * N + of.parent[children] - first, of.column[children]]))
+        low, high = np.searchsorted(one.by, [first, first + count])
         ranges.append(np.stack([b * N + one.by[low:high] - first, one.low[low:high], one.high[low:high]]))
-        spans.append(
-            (b, children, slice(begin, len(kids)), (slice(low, high), slice(total, total + high - low)))
-        )
-        total += high - low
+        end = begin + len(children)
+        where = slice(low, high), slice(total, total + high - low)
+        spans.append((b, children.tolist(), slice(begin, end), where))
+        begin, total = end, total + high - low
     return Step(
         path_BM,
-        (new[0], new[1], new[2]),
+        new_3BN,
         pairs,
-        _filled(np.array(kids, np.int32).reshape(-1, 2).T, 2 * B * N),
-        _filled(np.concatenate([np.zeros((3, 0), np.int32), *ranges], axis=1), 8 * B * N),
+        _filled(kids, 2, max(16, 2 * B * N)),
+        _filled(ranges, 3, max(64, 8 * B * N)),
         spans,
-        wider,
+        slots,
     )
 
 
-def _filled(columns: np.ndarray, least: int) -> tuple[np.ndarray, ...]:
-    size = bucket(columns.shape[1], least)
-    return tuple(np.pad(columns, ((0, 0), (0, size - columns.shape[1]))).astype(np.int32))
+def _filled(parts: list[np.ndarray], height: int, least: int) -> np.ndarray:
+    """Columns side by side, and zeros up to one of few sizes."""
+    filled = np.zeros((height, bucket(sum(part.shape[1] for part in parts), least)), np.int32)
+    at = 0
+    for part in parts:
+        filled[:, at : at + part.shape[1]] = part
+        at += part.shape[1]
+    return filled

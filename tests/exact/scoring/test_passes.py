@@ -65,13 +65,12 @@ def test_prompts(small):
 
 
 def test_long_texts_outgrow_their_cache(small, monkeypatch):
-    from bytelm.exact.scoring import passes, plan
+    from bytelm.exact.scoring import plan
 
     texts = [tokenizer_zoo.TEXT.encode() * 2, tokenizer_zoo.TEXT[:300].encode()]
     tree, plain = both(small("gpt2"), bos=0)
     whole = tree.score(texts)
-    monkeypatch.setattr(plan, "_SLOTS", 32)
-    monkeypatch.setattr(passes, "_CHUNK", 16)
+    monkeypatch.setattr(plan, "_SLOTS", 16)
     agree(tree.score(texts), whole, 1e-5)
     agree(whole[1:], plain.score(texts[1:]), 1e-4)
 
