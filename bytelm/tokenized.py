@@ -54,6 +54,7 @@ class TransformerLM:
         self._extend = jax.jit(call(token_cache.extend), donate_argnums=1)
         self._grow = jax.jit(call(token_cache.grow), donate_argnums=1)
         self._commit = jax.jit(token_cache.commit, donate_argnums=0)
+        self._widened = jax.jit(token_cache.widened, static_argnums=(1, 2))
 
     def with_params(self, params: Params) -> TransformerLM:
         """The same model with other parameters; it shares what is compiled."""
@@ -112,6 +113,10 @@ class TransformerLM:
     def commit(self, cache: TokenCache, path_BM: Any) -> TokenCache:
         """See `TreeLM.commit`."""
         return self._commit(cache, jnp.asarray(path_BM))
+
+    def widened(self, cache: TokenCache, *, slots: int, nodes: int) -> TokenCache:
+        """See `TreeLM.widened`."""
+        return self._widened(cache, slots, nodes)
 
     # ---- contexts, one law each ----
 

@@ -26,8 +26,8 @@ class Tokens:
         refuse, one that is not byte-level and one without end of text; FileNotFoundError without a file."""
         import tokenizers
 
-        from bytelm.exact.source import read
-        from bytelm.exact.vocabulary import Vocabulary
+        from bytelm.exact.tokenizer.read import read
+        from bytelm.exact.tokenizer.vocabulary import Vocabulary
 
         path = Path(path)
         text = path.read_text(encoding="utf-8")

@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bytelm.exact import terms
-from bytelm.exact.bounds import Bounds
-from bytelm.exact.canonical import Canonical, canonical_of
-from bytelm.exact.columns import Columns
-from bytelm.exact.contexts import Contexts
-from bytelm.exact.frontier import AllLM, all_lm
-from bytelm.exact.masses import Masses
+from bytelm.exact.all_covers.all_lm import AllLM, all_lm
+from bytelm.exact.all_covers.bounds import Bounds
+from bytelm.exact.batches import check_open, consumed, scores_along, texts_and_prompts
+from bytelm.exact.canonical.canonical import Canonical, canonical_of
+from bytelm.exact.generating.contexts import Contexts
+from bytelm.exact.generating.masses import Masses
 from bytelm.exact.rows import Row, row_of
-from bytelm.lm import END, LAW, Prompt, Sampling, TokenLM, TreeLM, as_bytes
+from bytelm.exact.scoring import terms
+from bytelm.exact.scoring.columns import Columns
+from bytelm.lm import LAW, Prompt, Sampling, TokenLM, TreeLM
 
 
 @dataclass
@@ -93,7 +94,7 @@ class ConvertedLM:
         rows = [Masses(self._row(prompt, b"")) for prompt in prompts]
         model: Any
         if self.trees is not None:
-            from bytelm.exact.branches import Branches
+            from bytelm.exact.generating.branches import Branches
 
             model = Branches(self.trees)
         else:
@@ -103,18 +104,12 @@ class ConvertedLM:
 
     def next_logprobs(self, state: State) -> np.ndarray:
         """Log probabilities `[B, 257]` of the next byte or the end."""
-        _check(state)
+        check_open(state)
         return np.stack([_law(row)[0] for row in state.rows]) if state.rows else np.zeros((0, LAW))
 
     def push(self, state: State, symbols: Sequence[int | None]) -> State:
         """A byte, or None, for each row; the old state is consumed."""
-        _check(state)
-        if len(symbols) != len(state.rows):
-            raise ValueError(f"{len(symbols)} symbols were pushed on {len(state.rows)} rows")
-        for symbol in symbols:
-            if symbol is not None and not 0 <= symbol < END:
-                raise ValueError(f"{symbol} was pushed, which is not a byte")
-        state.consumed = True
+        consumed(state, symbols)
         moved = []
         for masses, symbol in zip(state.rows, symbols, strict=True):
             row = masses.row
@@ -134,7 +129,7 @@ class ConvertedLM:
 
     def fork(self, state: State) -> State:
         """An independent copy."""
-        _check(state)
+        check_open(state)
         rows = [masses.copy(masses.row.copy()) for masses in state.rows]
         return State(rows, state.model.copy(rows))
 
@@ -145,7 +140,7 @@ class ConvertedLM:
         data, rows = self._texts(texts, prompts)
         if self.trees is None:
             laws = self._laws_by_contexts(rows)
-            return [_along(law, text) for law, text in zip(laws, data, strict=True)]
+            return [scores_along(law, text) for law, text in zip(laws, data, strict=True)]
         live = [row for row in rows if not row.dead]
         asked = [terms.of_scores(row, self.columns, self.joint) for row in live]
         sums = iter(self.trees.sums(live, asked))
@@ -182,7 +177,7 @@ class ConvertedLM:
             raise TypeError(f"{type(self.token_lm).__name__} is no TreeLM: it cannot be differentiated")
         if of not in ("score", "laws"):
             raise ValueError(f"of must be 'score' or 'laws', not {of!r}")
-        from bytelm.exact.gradient import differentiable
+        from bytelm.exact.scoring.gradient import differentiable
 
         _, rows = self._texts(texts, prompts)
         for i, row in enumerate(rows):
@@ -200,7 +195,7 @@ class ConvertedLM:
 
         Under "local" it is 0 up to rounding; NaN never: a row that is impossible leaks 0.
         """
-        _check(state)
+        check_open(state)
         return np.array([_leak(masses) for masses in state.rows])
 
     def bounds(
@@ -226,12 +221,21 @@ class ConvertedLM:
         """
         if self.joint or (sampling.mode == "byte" and sampling != Sampling()):
             return None
-        _check(state)
+        check_open(state)
         state.consumed = True
-        from bytelm.exact.boundary import continued
+        from bytelm.exact.generating.boundary import continued
 
         temperature = 1.0 if sampling.token_temperature is None else sampling.token_temperature
-        return continued(self, state.rows, max_bytes=max_bytes, temperature=temperature, stop=stop, seed=seed)
+        return continued(
+            self.token_lm,
+            self.columns,
+            self.trees,
+            state.rows,
+            max_bytes=max_bytes,
+            temperature=temperature,
+            stop=stop,
+            seed=seed,
+        )
 
     # ---- how -----------------------------------------------------------------------------------
 
@@ -240,7 +244,7 @@ class ConvertedLM:
         """The passes over a `TreeLM`; None for another model."""
         if not isinstance(self.token_lm, TreeLM):
             return None
-        from bytelm.exact.scoring import Passes
+        from bytelm.exact.scoring.passes import Passes
 
         return Passes(self.token_lm, self.columns, self.joint)
 
@@ -250,11 +254,7 @@ class ConvertedLM:
     def _texts(
         self, texts: Sequence[bytes | str], prompts: Sequence[Prompt] | None
     ) -> tuple[list[bytes], list[Row]]:
-        if prompts is None:
-            prompts = [b""] * len(texts)
-        if len(prompts) != len(texts):
-            raise ValueError(f"{len(texts)} texts and {len(prompts)} prompts: give one for each, or none")
-        data = [as_bytes(text) for text in texts]
+        data, prompts = texts_and_prompts(texts, prompts)
         return data, [self._row(prompt, text) for prompt, text in zip(prompts, data, strict=True)]
 
     def _laws_by_contexts(self, rows: Sequence[Row]) -> list[np.ndarray]:
@@ -279,14 +279,3 @@ def _leak(masses: Masses) -> float:
     if total == -np.inf:
         return 0.0
     return float(-np.expm1(total - masses.text_weight(masses.row.offset)))
-
-
-def _along(law: np.ndarray, text: bytes) -> np.ndarray:
-    """The scores of a text from its laws: -inf from the first impossible byte on."""
-    scores = law[np.arange(len(law)), [*text, END]]
-    return np.where(np.logical_and.accumulate(scores > -np.inf), scores, -np.inf)
-
-
-def _check(state: State) -> None:
-    if state.consumed:
-        raise ValueError("this state was consumed by push; fork it first to keep it")

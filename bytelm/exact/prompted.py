@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bytelm.exact.contexts import asked, check_length
+from bytelm.exact.asking import asked, check_length
 from bytelm.exact.converter import ConvertedLM
 from bytelm.exact.tree import Tree
 from bytelm.lm import Prompt, Sampling, Special, Text, TreeLM, segments

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.batches import special
+from bytelm.exact.canonical.canonical import Canonical
 from bytelm.exact.tree import ROOT, Tree
 from bytelm.lm import Prompt, Special, Text, segments
 
@@ -46,7 +47,7 @@ def row_of(canonical: Canonical, bos: int | None, prompt: Prompt, text: bytes) -
     dead = False
     for part in parts:
         if isinstance(part, Special):
-            trunk.append(_special(canonical, part.name))
+            trunk.append(special(canonical.vocabulary, part.name))
             continue
         # A special token follows: the text before it is closed, as its encoding.
         closed = Tree(canonical, part.dummy_prefix)
@@ -81,10 +82,3 @@ def common(parent: list[int], nodes: list[int]) -> int:
             else:
                 found = parent[found]
     return found
-
-
-def _special(canonical: Canonical, name: str) -> int:
-    try:
-        return canonical.vocabulary.named(name)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from None

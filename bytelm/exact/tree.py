@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bytelm.exact.canonical import NOTHING, Canonical
+from bytelm.exact.canonical.canonical import Canonical
+from bytelm.exact.canonical.states import NOTHING
 
 ROOT = 0
 

@@ -139,6 +139,23 @@ def commit(cache: TokenCache, path_BP: jax.Array) -> TokenCache:
     )
 
 
+def widened(cache: TokenCache, slots: int, nodes: int) -> TokenCache:
+    """A copy with more room: for `slots` tokens of trunk and `nodes` nodes, in the same places."""
+    S, M = cache.slots, cache.position_BM.shape[1]
+    more = ((0, 0), (0, 0), (0, nodes - M), (0, 0))
+
+    def wide(x_BKSH):
+        trunk_BKSH = jnp.pad(x_BKSH[:, :, :S], ((0, 0), (0, 0), (0, slots - S), (0, 0)))
+        return jnp.concatenate([trunk_BKSH, jnp.pad(x_BKSH[:, :, S:], more)], axis=2)
+
+    return cache._replace(
+        keys=tuple(wide(x) for x in cache.keys),
+        values=tuple(wide(x) for x in cache.values),
+        position_BM=jnp.pad(cache.position_BM, ((0, 0), (0, nodes - M))),
+        sees_BMM=jnp.pad(cache.sees_BMM, ((0, 0), (0, nodes - M), (0, nodes - M))),
+    )
+
+
 def _nowhere(cache: TokenCache) -> int:
     """A slot that does not exist."""
     return cache.keys[0].shape[2]

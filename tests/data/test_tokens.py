@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from bytelm.data import Fim, Mixture, TokenCoding, Tokens, eval_rows, train_stream
 from bytelm.data.pieces import Pieces, piece_sequence
 from bytelm.data.tokenizer import SMALLEST, Bpe, make, train
-from bytelm.exact import Canonical
+from bytelm.exact.canonical.canonical import canonical_of, follow
 from bytelm.lm import END
 
 WORDS = (
@@ -59,8 +59,8 @@ def test_trained_tokenizers_spell_texts_and_convert_exactly(table, tmp_path, pat
     assert sizes == longest if longest else sizes > 4
     for ids, given in zip(read.encode(TEXTS), TEXTS, strict=True):
         assert b"".join(read.data[t] for t in ids) == given
-    canonical = Canonical(str(path))
-    assert canonical.follow(read.encode([TEXTS[4]])[0].tolist())
+    canonical = canonical_of(str(path))
+    assert follow(canonical, read.encode([TEXTS[4]])[0].tolist())
     if pattern == "starcoder":
         assert not any(sum(chr(b).isdigit() for b in data) > 1 for data in read.data)
 

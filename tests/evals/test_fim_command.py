@@ -64,7 +64,7 @@ def tokenized(seed=0):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from bytelm.exact import convert
-    from bytelm.exact.canonical import canonical_of
+    from bytelm.exact.canonical.canonical import canonical_of
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

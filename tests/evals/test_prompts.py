@@ -28,7 +28,7 @@ class NoLM:
 
 def converted(tokenizer, bos=None):
     from bytelm.exact import convert
-    from bytelm.exact.canonical import canonical_of
+    from bytelm.exact.canonical.canonical import canonical_of
 
     canonical = canonical_of(tokenizer)
     return convert(NoLM(canonical.vocabulary.size), canonical, bos=bos)

@@ -12,7 +12,7 @@ from real_tokenizers import real_path
 @pytest.fixture(scope="session")
 def real() -> Callable:
     """A function from the name of a real tokenizer to its `Canonical`, built once."""
-    from bytelm.exact.canonical import canonical_of
+    from bytelm.exact.canonical.canonical import canonical_of
 
     built: dict = {}
 
@@ -28,7 +28,7 @@ def real() -> Callable:
 @pytest.fixture(scope="session")
 def small() -> Callable:
     """A function from the name of a small tokenizer to its `Canonical`, built once."""
-    from bytelm.exact.canonical import canonical_of
+    from bytelm.exact.canonical.canonical import canonical_of
 
     built: dict = {}
 

@@ -13,7 +13,7 @@ import numpy as np
 import oracle
 from tokenizer_zoo import TINY_CHARS
 
-from bytelm.exact.canonical import Canonical
+from bytelm.exact.canonical.canonical import Canonical
 from bytelm.lm import END, LAW
 
 CONTINUATIONS = ["".join(chars) for size in range(4) for chars in itertools.product(TINY_CHARS, repeat=size)]

@@ -12,7 +12,11 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-from bytelm.exact.canonical import Canonical
+import numpy as np
+import tokenizer_zoo
+
+from bytelm.exact.canonical.canonical import Canonical, follow
+from bytelm.exact.canonical.states import NOTHING
 
 SHORT = (
     "",
@@ -130,3 +134,80 @@ def survives(canonical: Canonical, text: str, found: list[int]) -> bool:
     if canonical.source.dummy and text:
         text = " " + text
     return data == text.encode()
+
+
+ADVERSARIAL = (
+    "",
+    " ",
+    "8a   274",
+    "8a   ",
+    "it's  we'll I'VE they'Re '' 's 'S 'ſ",
+    "a\n\n  b\r\n\r\n c \n",
+    "\t\t x\u00a0 \u3000 y\u2028 z",
+    "1234567 12 3 1²3 ٣٤٥٦",
+    "中文字中文 한국어 naïve e\u0301\u0301 \u0301",
+    "😀😀👩‍👩‍👧 \U0001f1e6\U0001f1e7",
+    "<|endoftext|> <s> <|end|> </s>",
+    "ÀÁõö÷øùúûüýþÿ Führer",
+    "        if x:\n            return   -1  # ok //\n/",
+    "ABCdEF İstanbul ﬁ ſ K",
+    "\x00\x01\x7f\ufeff\ufffd",
+    " " * 70 + "x" + "-" * 70 + "\n" * 20,
+)
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    """Varied texts: slices of a sample, and characters of all kinds side by side."""
+    draw = random.Random(seed)
+    found = list(ADVERSARIAL)
+    for _ in range(count):
+        size = draw.randint(0, 30)
+        at = draw.randrange(len(tokenizer_zoo.TEXT) - size)
+        mixed = "".join(draw.choice(endings()) for _ in range(draw.randint(0, 7)))
+        found.append(draw.choice([tokenizer_zoo.TEXT[at : at + size], mixed]))
+    return found
+
+
+def refused_prefixes(canonical: Canonical, samples: list[str]) -> tuple[int, list[str]]:
+    """How many tokens of encodings were tried, and the texts with a prefix that we refuse."""
+    tried, wrong = 0, []
+    for text in samples:
+        tokens = canonical.source.encode(text)
+        if not survives(canonical, text, tokens):
+            continue
+        state, last = canonical.start, NOTHING
+        for token in tokens:
+            state, last, tried = canonical.step(last, state, token), token, tried + 1
+            if not state:
+                break
+        if not state or not canonical.ends(state):
+            wrong.append(text)
+    return tried, wrong
+
+
+def compared(canonical: Canonical, nodes: int, candidates: int, seed: int) -> tuple[int, int, list]:
+    """Random nodes, and at each as many tokens that we accept as that we refuse: ours against the"""
+    draw = random.Random(seed)
+    order, data = canonical.vocabulary.order, canonical.vocabulary.data
+    accepted, refused, wrong = 0, 0, []
+    for text in texts(nodes, seed)[-nodes:]:
+        tokens = canonical.source.encode(text)
+        if not survives(canonical, text, tokens):
+            continue
+        tokens = tokens[: draw.randint(0, len(tokens))]
+        state, last = follow(canonical, tokens), tokens[-1] if tokens else NOTHING
+        for _ in range(draw.randint(0, 2)):  # a few steps off the beaten track
+            last = int(order[draw.choice(np.flatnonzero(canonical.mask(last, state)).tolist())])
+            tokens, state = [*tokens, last], follow(canonical, [*tokens, last])
+        mask = canonical.mask(last, state)
+        yes, no = np.flatnonzero(mask).tolist(), np.flatnonzero(~mask).tolist()
+        assert yes, f"nothing may follow {tokens}, which is in pre(D)"
+        half = candidates // 2
+        for row in draw.sample(yes, min(len(yes), half)) + draw.sample(no, min(len(no), half)):
+            token = int(order[row])
+            ours = bool(mask[row])
+            assert ours == bool(canonical.step(last, state, token)), (tokens, token)
+            accepted, refused = accepted + ours, refused + (not ours)
+            if ours != is_prefix(canonical, [*tokens, token]):
+                wrong.append((ours, [data[t] for t in tokens], data[token]))
+    return accepted, refused, wrong

@@ -11,7 +11,7 @@ from enumeration import Enumeration, Membership
 from token_models import HistoryLM
 
 from bytelm.exact import convert
-from bytelm.exact.canonical import Canonical, canonical_of
+from bytelm.exact.canonical.canonical import Canonical, canonical_of, follow
 from bytelm.lm import END, LAW, ByteLM, Special, Text
 
 PADDED = 3  # columns of the model beyond the vocabulary
@@ -279,7 +279,7 @@ def test_sampled_bytes_are_detokenised_tokens_and_naive_ones_are_not(tiny):
         if (path, masked) not in laws_of:
             p = np.exp(token_lm.law(path))
             if masked:
-                state = canonical.follow(list(path))
+                state = follow(canonical, list(path))
                 allowed = np.zeros(len(p), bool)
                 allowed[canonical.vocabulary.order[canonical.mask(path[-1] if path else -1, state)]] = True
                 allowed[ends] = canonical.ends(state)

@@ -8,7 +8,8 @@ import tokenizer_zoo
 from token_models import HistoryLM, RecurrentLM
 
 from bytelm.exact import convert
-from bytelm.exact.canonical import NOTHING, canonical_of
+from bytelm.exact.canonical.canonical import canonical_of, follow
+from bytelm.exact.canonical.states import NOTHING
 from bytelm.exact.prompted import complete, encoded, evaluated, nats
 from bytelm.lm import Special, Text
 
@@ -91,7 +92,7 @@ class OfCanonicalTexts:
         found = []
         for context in contexts:
             text = list(context)[len(context) - list(context)[::-1].index(0) :]
-            state = self.canonical.follow(text)
+            state = follow(self.canonical, text)
             allowed = np.zeros(self.vocab_size, bool)
             mask = self.canonical.mask(text[-1] if text else NOTHING, state)
             allowed[self.canonical.vocabulary.order[mask]] = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import oracle
 import pytest
 import tokenizer_zoo
-from test_canonical import ADVERSARIAL
 
+from bytelm.exact.canonical.canonical import follow
 from bytelm.exact.tree import Tree
 
-TEXTS = [t for t in ADVERSARIAL if "<" not in t] + [tokenizer_zoo.TEXT[:300]]
+TEXTS = [t for t in oracle.ADVERSARIAL if "<" not in t] + [tokenizer_zoo.TEXT[:300]]
 
 
 @pytest.mark.parametrize("name", tokenizer_zoo.SMALL)
@@ -23,7 +24,7 @@ def test_nodes_are_the_sequences_in_pre_d_that_spell_the_text(small, name):
         for node in range(len(tree.token)):
             path = tree.path(node)
             assert b"".join(canonical.vocabulary.data[t] for t in path) == tree.text[: tree.offset[node]]
-            assert canonical.follow(path) == tree.state[node]
+            assert follow(canonical, path) == tree.state[node]
         assert [n for nodes in tree.at for n in nodes] == list(range(len(tree.token)))
 
 

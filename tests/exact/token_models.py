@@ -9,6 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bytelm.exact import convert
+from bytelm.lm import TreeLM
+
+NAMES = ("gpt2", "llama3", "right-digits", "sp-fallback", "neox", "uncut")
+"""Small tokenizers that between them have what passes over trees may trip over."""
+
 
 class HistoryLM:
     """A random law for every context, a function of it alone; float64. Counts what it was asked."""
@@ -103,6 +109,12 @@ class RecurrentLM:
         parents_BM = jnp.where(some_B[:, None] & (parents_BM == last_B[:, None]), -1, parents_BM)
         return hidden_BD, jnp.where(some_B[:, None, None], kept_BMD, nodes_BMD), parents_BM
 
+    def widened(self, cache, *, slots, nodes):
+        hidden_BD, nodes_BMD, parents_BM = cache
+        more = nodes - nodes_BMD.shape[1]
+        nodes_BMD = jnp.pad(nodes_BMD, ((0, 0), (0, more), (0, 0)), constant_values=jnp.nan)
+        return hidden_BD, nodes_BMD, jnp.pad(parents_BM, ((0, 0), (0, more)), constant_values=-1)
+
     def next_token_logprobs(self, contexts):
         p = {name: np.asarray(x) for name, x in self.params.items()}
         found = []
@@ -113,3 +125,29 @@ class RecurrentLM:
             found.append(hidden @ p["head"])
         logits = np.stack(found).astype(np.float64)
         return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+class Plain:
+    """The same model, asked context by context."""
+
+    def __init__(self, token_lm):
+        self.vocab_size, self.next_token_logprobs = token_lm.vocab_size, token_lm.next_token_logprobs
+
+
+def both(canonical, normalise="local", dtype="float32", bos=None, **settings):
+    """The byte model of a tree model, and of the same model asked context by context."""
+    size = canonical.vocabulary.size + 3
+    token_lm = RecurrentLM(size, dtype=dtype, **settings)
+    assert isinstance(token_lm, TreeLM)
+    ends = [min(canonical.vocabulary.special.values()), size - 1] if canonical.vocabulary.special else [0]
+    return tuple(
+        convert(one, canonical, bos=bos, eos=ends, normalise=normalise) for one in (token_lm, Plain(token_lm))
+    )
+
+
+def agree(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert not np.isnan(one).any()
+        np.testing.assert_array_equal(one == -np.inf, other == -np.inf)
+        np.testing.assert_allclose(one, other, atol=tolerance)

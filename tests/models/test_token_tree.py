@@ -144,6 +144,10 @@ def test_nodes_equal_their_sequences(lm):
             np.testing.assert_allclose(*forest.extend(), atol=1e-5)
         else:
             forest.commit()
+        if step == 1:  # the places are where they were
+            forest.nodes = 14
+            forest.cache = lm.widened(forest.cache, slots=40, nodes=14)
+            assert forest.cache.slots == 40
     assert max(map(len, forest.trunks)) > 14
 
 

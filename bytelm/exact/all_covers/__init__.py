@@ -1,0 +1,1 @@
+"""All tokenisations: the byte model of `support="all"`, with certified bounds."""

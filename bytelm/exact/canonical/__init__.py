@@ -1,0 +1,1 @@
+"""pre(D): which token sequences are beginnings of encodings."""

@@ -1,0 +1,1 @@
+"""Texts that grow: byte by byte, and token by token."""
