@@ -222,3 +222,60 @@ def test_a_classifier_is_no_language_model(folder, whole, lm):
         classifier(folder, "lm")
     described = importlib.import_module("bytelm.load").describe(folder / "whole")
     assert described["family"] == "Classifier"
+
+
+# ---- other runs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lm")
+def test_on_a_mesh(folder, train, whole):
+    mesh = ["--mesh.data", 2, "--mesh.fsdp", 2, "--mesh.tensor", 2]
+    status, _, error = train("tell", "mesh", "--init-from", "lm", "--training.steps", 12, *mesh)
+    assert status == 0, error
+    for line, expected in zip(lines(folder, "mesh"), lines(folder, "whole"), strict=False):
+        assert line["train/nats_per_label"] == pytest.approx(expected["train/nats_per_label"], rel=1e-3)
+    assert line["eval/accuracy"] == pytest.approx(expected["eval/accuracy"], abs=0.04)
+
+
+TOKENS = """
+from bytelm.data import Bpe
+from bytelm.models import TokenLMConfig
+
+model = TokenLMConfig(layers=1, width=16, heads=2, mlp_width=16, context=32)
+lm = dataclasses.replace(lm, model=model, data=dataclasses.replace(lm.data, tokenizer=Bpe(size=300)))
+tell = dataclasses.replace(
+    config,
+    model=ClassifierConfig(backbone=model),
+    data=dataclasses.replace(config.data, tokenizer=Bpe(size=300, path="tokens")),
+)
+"""
+
+
+@pytest.mark.slow
+def test_tokens(folder, train):
+    text = LM + TELL.format(train="train") + TOKENS
+    (folder / "tokens.py").write_text(text + "config = lm\n")
+    (folder / "tell_tokens.py").write_text(text + "config = tell\n")
+    status, _, error = train("tokens", "tokens")
+    assert status == 0, error
+    status, out, error = train("tell_tokens", "of_tokens", "--init-from", "tokens")
+    assert status == 0, error
+    last = lines(folder, "of_tokens")[-1]
+    assert last["eval/accuracy"] >= 0.9
+    assert "accuracy" in out
+    model = classifier(folder, "of_tokens")
+    texts = [json.loads(line)["text"] for line in (folder / "valid.jsonl").read_text().splitlines()]
+    labels_N = np.array([0 if i % 2 else 1 for i in range(len(texts))])
+    assert (model.law(texts).argmax(axis=1) == labels_N).mean() == last["eval/accuracy"]
+    with pytest.raises(ValueError, match="text 1 is not UTF-8"):
+        model.law([b"a", b"\xff"])
+    with pytest.raises(ValueError, match="a classifier of tokens"):
+        importlib.import_module("bytelm.export").export(folder / "of_tokens", folder / "exported")
+    tokenizer = folder / "tokens" / "tokenizer.json"
+    (folder / "others.json").write_text(tokenizer.read_text() + "\n")
+    status, _, error = train(
+        "tell_tokens", "others", "--init-from", "tokens", "--data.tokenizer.path", "others.json"
+    )
+    assert status == 2
+    assert "its tokens are not those of tokens; set data.tokenizer.path to tokens" in error
