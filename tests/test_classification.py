@@ -140,6 +140,7 @@ def test_learns_and_says_what_came_out(folder, whole):
     assert f"accuracy {last['eval/accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on 60 held-out" in out
     assert "nats per label" in error
     assert "of documents cut" in error
+    assert "train: 160 documents; 80 'no', 80 7\n" in error
     assert "bits per byte" not in out + error
     assert (folder / "whole" / "curve.png").stat().st_size > 1000
     config = json.loads((folder / "whole" / "config.json").read_text())

@@ -32,9 +32,6 @@ class Noise:
         if not 0.0 <= self.rate <= 1.0:
             raise ValueError(f"noise {self.kind}: the rate is a share in [0, 1], not {self.rate}")
 
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.rate:g}"
-
 
 def parse(text: str) -> Noise:
     """``"drop:0.1"``. Raises ValueError for anything else."""

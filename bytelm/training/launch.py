@@ -10,6 +10,7 @@ import json
 import platform
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,16 +264,21 @@ def say_start(
         ("batch", f"{config.training.rows} rows x {config.data.row} = {batch:,} {of} a step"),
         ("FLOPs", f"{flops / 1e6:,.1f} M a byte of training"),
         ("memory", f"about {total * 4 * copies / 1e6:,.0f} MB for parameters and optimizer, over the mesh"),
-        ("data", f"{source.name}: {len(source):,} documents{_skipped(source)}"),
-        ("held out", f"{held_out.name}: {len(held_out):,} documents{_skipped(held_out)}"),
+        ("data", _described(source)),
+        ("held out", _described(held_out)),
         ("start", note),
     ]
     for name, text in rows:
         log.say(f"{name:<11} {text}")
 
 
-def _skipped(source: Any) -> str:
-    return "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
+def _described(source: Any) -> str:
+    text = f"{source.name}: {len(source):,} documents"
+    if labels := getattr(source, "labels", None):
+        counts = Counter(label.value for label in labels).most_common()
+        text += "; " + ", ".join(f"{count:,} {label!r}" for label, count in counts[:10])
+        text += f" and {len(counts) - 10:,} labels more" if len(counts) > 10 else ""
+    return text + "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
 
 
 class Profile:
