@@ -33,8 +33,9 @@ def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
     with launch.usage(ValueError, OSError):
         config, coding = coding_of(config, Path(str(run.workdir)))
-    folder = launch.prepare_folder(run, config)
     launch.keep_pages()
+    launch.use_all_cores(config)
+    folder = launch.prepare_folder(run, config)
 
     # ---- mesh ------------------------------------------------------------------------------------------
     rows, length, part = config.training.rows, config.data.row, config.training.accumulate

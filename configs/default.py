@@ -9,7 +9,7 @@ from bytelm.models import WordPooledConfig
 
 config = Config(
     model=WordPooledConfig(
-        rule="closing", words=448, layers=3, width=256, heads=4, byte_width=128, decoder_layers=1
+        rule="closing", words=448, layers=3, width=192, heads=3, byte_width=96, decoder_layers=1, ngrams=4096
     ),
     data=Data(row=2048, piece=2048),
     optimizer=Optimizer(name="muon", learning_rate=1.5e-2, warmup=20, final=0.02),

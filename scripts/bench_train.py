@@ -1,12 +1,13 @@
-"""Training speed of the flat model against the same architecture in PyTorch, in turn, in one process.
+"""Training speed of the flat model against the same architecture in PyTorch, step by step in turn.
 
     pip install -e ".[torch]" && python scripts/bench_train.py [--rows 8] [--row 2048] [--repeats 3]
 
 Both sides do a whole step of AdamW in float32 on the same symbols: forward, cross entropy, backward,
-clipping, update. Three variants: documents isolated (the default of the configs; PyTorch gets them as an
-attention mask), plain causal rows, and a sliding window. Prints a line a variant with bytes a second of
-both and the median of the ratios pair by pair. First checked: both compute the same loss from the same
-parameters.
+clipping, update. Each is a process of its own, set up as its users have it (ours as `train.py`), and waits
+while the other works. Three variants: documents isolated (the default of the configs; PyTorch gets them as an
+attention mask), plain causal rows, and a sliding window. Prints a line a variant with bytes a second of both
+and the median of the ratios pair by pair. First checked: both compute the same loss from the same
+parameters. --kept-pages gives PyTorch's process our setting of the C library too.
 """
 
 from __future__ import annotations
@@ -15,22 +16,30 @@ import argparse
 import dataclasses
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bytelm import layers, models
+from bytelm import layers, models, sharding
+from bytelm.config import Config, Evaluation, Training
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.models import ByteTransformerConfig
-from bytelm.training.launch import keep_pages, versions
-from bytelm.training.step import make_train_step, new_state
+from bytelm.training.launch import keep_pages, use_all_cores, versions
+from bytelm.training.step import make_train_step, new_state, state_shardings
 
 MODEL = ByteTransformerConfig(layers=4, width=384, heads=6)
+VARIANTS = {
+    "documents isolated": MODEL,
+    "plain causal": dataclasses.replace(MODEL, isolate_documents=False),
+    "window 512, isolated": dataclasses.replace(MODEL, window=512),
+}
 
 
 def main() -> None:
@@ -39,73 +48,113 @@ def main() -> None:
     parser.add_argument("--row", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--document", type=int, default=700, help="mean symbols of a document")
+    parser.add_argument("--kept-pages", action="store_true", help="in PyTorch's process too")
+    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--parameters", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        sys.exit('this compares with PyTorch: pip install -e ".[torch]"')
-    torch.set_num_threads(os.cpu_count() or 1)
-
-    random = np.random.default_rng(0)
-    symbols_BT = random.integers(0, 256, (args.rows, args.row + 1))
-    starts_BT = random.random((args.rows, args.row)) < 1 / args.document
-    batch = {
-        "inputs": np.where(starts_BT, END, symbols_BT[:, :-1]).astype(np.uint16),
-        "targets": symbols_BT[:, 1:].astype(np.uint16),
-        "documents": np.cumsum(starts_BT, axis=1, dtype=np.int32) + 1,
-    }
-    print({**versions(), "torch": torch.__version__, "threads": torch.get_num_threads()})
-    variants = {
-        "documents isolated": MODEL,
-        "plain causal": dataclasses.replace(MODEL, isolate_documents=False),
-        "window 512, isolated": dataclasses.replace(MODEL, window=512),
-    }
-    for name, config in variants.items():
-        ours, params, size = jax_side(config, batch)
-        theirs = torch_side(config, batch, params)
-        a, b = ours(), theirs()  # compiles, warms up, and checks
-        if abs(a - b) > 1e-3:
-            sys.exit(f"{name}: the two sides differ: loss {a} here, {b} in PyTorch")
-        times = [(timed(ours), timed(theirs)) for _ in range(args.repeats)]
+    if args.side:
+        return side(args)
+    for name, config in VARIANTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            shared = [*sys.argv, "--variant", name, "--parameters", f"{folder}/parameters.npz"]
+            ours, theirs = Side("ours", shared), Side("theirs", shared)
+            with ours.process, theirs.process:
+                a, b = ours.step()[1], theirs.step()[1]  # compiles, warms up, and checks
+                if abs(a - b) > 1e-3:
+                    sys.exit(f"{name}: the two sides differ: loss {a} here, {b} in PyTorch")
+                times = [(ours.step()[0], theirs.step()[0]) for _ in range(args.repeats)]
+                for one in (ours, theirs):
+                    one.process.stdin.close()
         ratio = statistics.median(t / j for j, t in times)
-        speeds = [args.rows * args.row / statistics.median(side) for side in zip(*times, strict=True)]
+        speeds = [args.rows * args.row / statistics.median(x) for x in zip(*times, strict=True)]
         flops = 3 * models.flops(config, args.row)
         print(
-            f"{name:<22} {size / 1e6:.1f}M parameters  {speeds[0]:>7,.0f} B/s  PyTorch {speeds[1]:>7,.0f} B/s"
-            f"  ratio {ratio:.2f}  ({speeds[0] * flops / 1e9:.0f} GFLOP/s)",
+            f"{name:<22} {speeds[0]:>7,.0f} B/s  PyTorch {speeds[1]:>7,.0f} B/s  ratio {ratio:.2f}"
+            f"  ({speeds[0] * flops / 1e9:.0f} and {speeds[1] * flops / 1e9:.0f} GFLOP/s)",
             flush=True,
         )
 
 
-def timed(step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+class Side:
+    """One side's process: a step for each line it is sent, after which it says seconds and loss."""
+
+    def __init__(self, side: str, arguments: list[str]):
+        command = [sys.executable, *arguments, "--side", side]
+        pipe = subprocess.PIPE
+        self.process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        print(self.process.stdout.readline().strip(), flush=True)  # versions, when it is set up
+
+    def step(self) -> tuple[float, float]:
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        seconds, loss = self.process.stdout.readline().split()
+        return float(seconds), float(loss)
+
+
+def side(args: argparse.Namespace) -> None:
+    config, batch = VARIANTS[args.variant], batch_of(args)
+    if args.side == "ours":
+        keep_pages()
+        use_all_cores(
+            Config(model=MODEL, training=Training(rows=args.rows), evaluation=Evaluation(rows=args.rows))
+        )
+        run, params = jax_side(config, batch)
+        flat = layers.flat(params)
+        np.savez(args.parameters, **flat)
+        print(versions(), f"{sum(x.size for x in flat.values()) / 1e6:.1f}M parameters", flush=True)
+    else:
+        import torch
+
+        if args.kept_pages:
+            keep_pages()
+        torch.set_num_threads(os.cpu_count() or 1)
+        run = torch_side(config, batch, layers.nested(dict(np.load(args.parameters))))
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        loss = run()
+        print(time.perf_counter() - start, loss, flush=True)
+
+
+def batch_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    symbols_BT = random.integers(0, 256, (args.rows, args.row + 1))
+    starts_BT = random.random((args.rows, args.row)) < 1 / args.document
+    return {
+        "inputs": np.where(starts_BT, END, symbols_BT[:, :-1]).astype(np.uint16),
+        "targets": symbols_BT[:, 1:].astype(np.uint16),
+        "documents": np.cumsum(starts_BT, axis=1, dtype=np.int32) + 1,
+    }
 
 
 def jax_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray]):
-    """A function that does a step and returns its loss; the parameters at its start; how many."""
+    """A function that does a step and returns its loss; the parameters at its start."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.1))
-    model = jax.eval_shape(lambda key: models.build(config, key), jax.random.key(0))
+
+    def make(key):
+        return models.build(config, key)
+
     # Jolted, since the start has zeros that would hide differences.
-    jolt = lambda key: jax.tree.map(  # noqa: E731
-        lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape),
-        layers.params_of(models.build(config, key)),
-    )
-    state = jax.jit(lambda key: new_state(lambda k: models.build(config, k), optimizer, key, False))(
-        jax.random.key(0)
-    )
-    params = jax.jit(jolt)(jax.random.key(0))
-    state = state._replace(params=params)
-    copied = jax.tree.map(np.array, params)
-    step = jax.jit(make_train_step(model, optimizer, 1, None), donate_argnums=0)
+    def start(key):
+        state = new_state(make, optimizer, key, False)
+        jolt = lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
+        return state._replace(params=jax.tree.map(jolt, state.params))
+
+    model, mesh = jax.eval_shape(make, jax.random.key(0)), sharding.make_mesh()
+    placed = state_shardings(model, optimizer, mesh, False)
+    state = jax.jit(start, out_shardings=placed)(jax.random.key(0))
+    params = jax.tree.map(np.array, state.params)
+    step = jax.jit(make_train_step(model, optimizer, 1, None), donate_argnums=0, out_shardings=(placed, None))
+    placed_batch = jax.device_put(batch, sharding.named(mesh, "batch", None))
     box: list[Any] = [state]
 
     def run() -> float:
-        box[0], figures = step(box[0], batch, np.float32(1e-4), None)
+        with jax.set_mesh(mesh):
+            box[0], figures = step(box[0], placed_batch, np.float32(1e-4), None)
         return float(figures["nats"] / figures["bytes"])
 
-    return run, copied, sum(x.size for x in jax.tree.leaves(copied))
+    return run, params
 
 
 def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], params: layers.Params):
@@ -195,6 +244,4 @@ def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], para
 
 
 if __name__ == "__main__":
-    jnp.zeros(())  # the backend starts before PyTorch's threads do
-    keep_pages()  # as train.py does; PyTorch has the use of it too
     main()
