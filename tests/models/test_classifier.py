@@ -80,6 +80,7 @@ def small_layout(config, data):
     return read_layout(config.boundaries, data["inputs"], data["documents"], T, config.span)
 
 
+@pytest.mark.slow
 def test_two_vectors_a_word_are_two_units():
     backbone = small.build(models.WordPooledConfig, pooling="attention", vectors=2)
     z_BUD, document_BU = jax.jit(backbone.states)(batch()["inputs"], batch()["documents"])
