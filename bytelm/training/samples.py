@@ -44,6 +44,8 @@ class Sampler:
         if not self._config.prompts or jax.process_count() > 1:
             return  # sampling is one host's work and the parameters may lie on others
         c = self._config
+        if not c.prompts:
+            return
         settings: dict[str, Any] = {
             "max_bytes": c.max_bytes, "temperature": c.temperature, "top_p": c.top_p, "seed": step,
         }  # fmt: skip

@@ -75,3 +75,10 @@ def test_samples_are_those_of_their_step(tmp_path):
     assert expected[0]["text"] != expected[2]["text"]
     draw(2, params)  # a run that went on from step 1
     assert lines() == expected
+
+
+def test_no_prompts_no_samples(tmp_path):
+    config = Config(model=MODEL, data=Data(row=16), samples=Samples(prompts=()))
+    model = models.build(MODEL, jax.random.key(0))
+    Sampler(tmp_path, config, model, None)(1, layers.params_of(model))
+    assert not (tmp_path / "samples.jsonl").exists()
