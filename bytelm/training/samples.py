@@ -41,7 +41,7 @@ class Sampler:
             self._lm = TransformerLM(config.model, {})  # type: ignore[arg-type]
 
     def __call__(self, step: int, params: Any) -> None:
-        if not self._config.prompts or jax.process_count() > 1:
+        if jax.process_count() > 1:
             return  # sampling is one host's work and the parameters may lie on others
         c = self._config
         if not c.prompts:
