@@ -13,14 +13,20 @@ from pathlib import Path
 import jax
 
 from bytelm import layers, models, sharding
-from bytelm.data import TokenCoding, eval_rows, merge_states, train_stream
+from bytelm.data import LabelCoding, eval_rows, merge_states, train_stream
 from bytelm.training import launch, metrics
 from bytelm.training.checkpoints import Checkpoints
-from bytelm.training.coding import bytes_a_target, coding_of
-from bytelm.training.evaluate import evaluate, host_part
+from bytelm.training.coding import bytes_a_target, coding_of, held_out_coding, tokens_of
+from bytelm.training.evaluate import evaluate, evaluate_labels, host_part
 from bytelm.training.optimizer import learning_rate, make_optimizer
 from bytelm.training.samples import Sampler
-from bytelm.training.step import make_eval_step, make_train_step, new_state, state_shardings
+from bytelm.training.step import (
+    make_eval_step,
+    make_judge_step,
+    make_train_step,
+    new_state,
+    state_shardings,
+)
 
 
 def main() -> None:
@@ -44,12 +50,14 @@ def main() -> None:
     with launch.usage(ValueError, OSError):
         source = config.data.source.open("train")
         held_out = config.data.source.open(config.evaluation.split)
+        if isinstance(coding, LabelCoding):
+            coding.check(source)
+            coding.check(held_out)
         stream = train_stream(
             source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
             piece=config.data.piece, prefetch=config.data.prefetch, coding=coding,
         )  # fmt: skip
-    tokens = coding.tokens if isinstance(coding, TokenCoding) else None
-    held_out_coding = None if tokens is None else TokenCoding(tokens)  # nothing is cut for filling in
+    tokens = tokens_of(coding)
 
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)
@@ -78,22 +86,28 @@ def main() -> None:
         make_train_step(model, optimizer, config.training.accumulate, config.training.ema),
         donate_argnums=0, out_shardings=(placed, None),
     )  # fmt: skip
-    eval_step = jax.jit(make_eval_step(model), out_shardings=by_row)
+    labelled = isinstance(coding, LabelCoding)
+    eval_step = jax.jit((make_judge_step if labelled else make_eval_step)(model), out_shardings=by_row)
 
     def put(batch):
         return {name: jax.make_array_from_process_local_data(by_row, x) for name, x in batch.items()}
 
-    def held_out_bits(max_bytes):
+    def held_out_figures(max_bytes):
         params = state.ema if averaged else state.params
         batches = eval_rows(
             held_out, rows=config.evaluation.rows, length=length, max_bytes=max_bytes,
-            lanes=launch.lanes_of_host(by_row, config.evaluation.rows), coding=held_out_coding,
+            lanes=launch.lanes_of_host(by_row, config.evaluation.rows), coding=held_out_coding(coding),
         )  # fmt: skip
+
+        def judged(batch):
+            return jax.tree.map(host_part, eval_step(params, put(batch)))
+
         with jax.set_mesh(mesh):
-            found = evaluate(
-                lambda batch: jax.tree.map(host_part, eval_step(params, put(batch))), batches, len(held_out)
-            )
-        if tokens is not None:
+            if labelled:
+                found = evaluate_labels(judged, batches)
+            else:
+                found = evaluate(judged, batches, len(held_out))
+        if tokens is not None and not labelled:
             found["canonical_tokens_bits_per_byte"] = found["bits_per_byte"]
         return {f"eval/{name}": value for name, value in found.items()}
 
@@ -127,7 +141,7 @@ def main() -> None:
             if last or step % config.evaluation.every == 0:
                 with log.aside():  # raises on a loss that is not finite, before anything is written
                     size = config.evaluation.final_max_bytes if last else config.evaluation.max_bytes
-                    log.add(**held_out_bits(size))
+                    log.add(**held_out_figures(size))
                     draw(step, state.ema if averaged else state.params)
             # The place in the data is taken before the next batch is, so that it agrees with the step.
             if last or stopping or step % config.checkpoints.every == 0:

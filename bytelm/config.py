@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bytelm.data import AnySource, Bpe, Files, Fim, Mix, Stdlib, Tfds
-from bytelm.models import CONSTRUCTORS, ByteTransformerConfig, ModelConfig, TokenLMConfig
+from bytelm.models import (
+    CONSTRUCTORS,
+    ByteTransformerConfig,
+    ClassifierConfig,
+    ModelConfig,
+    TokenLMConfig,
+    backbone,
+)
 from bytelm.models.rotary import Rope
 from bytelm.sharding import MeshShape
 
@@ -114,14 +121,17 @@ class Config:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if isinstance(self.model, TokenLMConfig) != (self.data.tokenizer is not None):
-            kind = type(self.model).__name__
+        inner = backbone(self.model)
+        if isinstance(inner, TokenLMConfig) != (self.data.tokenizer is not None):
+            kind = type(inner).__name__
             raise ValueError(
                 f"model is a {kind} and data.tokenizer {self.data.tokenizer}: a TokenLMConfig reads tokens, "
                 "all others bytes; start from configs/bpe.py"
             )
-        if isinstance(self.model, TokenLMConfig) and self.data.row > self.model.context:
-            raise ValueError(f"data.row {self.data.row} is longer than model.context {self.model.context}")
+        if isinstance(inner, TokenLMConfig) and self.data.row > inner.context:
+            raise ValueError(f"data.row {self.data.row} is longer than model.context {inner.context}")
+        if isinstance(self.model, ClassifierConfig):
+            self._check_classifier()
         if self.training.rows % self.training.accumulate:
             raise ValueError(
                 f"training.rows {self.training.rows} is no multiple of "
@@ -129,6 +139,18 @@ class Config:
             )
         if self.training.ema is not None and not 0.0 < self.training.ema < 1.0:
             raise ValueError(f"training.ema must be in (0, 1), got {self.training.ema}")
+
+    def _check_classifier(self) -> None:
+        data = self.data
+        if not isinstance(data.source, Files) or data.source.label is None:
+            raise ValueError(
+                "a classifier needs documents with labels: data.source must be Files with `label`, the field "
+                "of a JSON line that says what its text is"
+            )
+        if data.piece is not None or data.fim.rate:
+            raise ValueError("a classifier reads whole documents: data.piece must be None, data.fim.rate 0")
+        if self.samples.prompts:
+            raise ValueError("a classifier draws no texts: samples.prompts must be ()")
 
 
 # ---- JSON ----------------------------------------------------------------------------------------------
@@ -184,9 +206,12 @@ def read(path: Path) -> Config:
 
 _FREE_TO_RESUME = (
     *("mesh", "checkpoints", "evaluation", "samples", "data.prefetch"),
-    *("training.steps", "training.log_every", "training.profile", "model.remat"),
+    *("training.steps", "training.log_every", "training.profile", "model.remat", "model.backbone.remat"),
 )
-_FREE_TO_START_FROM = ("model.dropout", "model.remat", "model.dtype")
+_FREE_TO_START_FROM = (
+    *("model.dropout", "model.remat", "model.dtype"),
+    *("model.backbone.dropout", "model.backbone.remat", "model.backbone.dtype"),
+)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
@@ -197,15 +222,24 @@ def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(where, a, b)]
 
 
+def lends_backbone(saved: Config, now: Config) -> bool:
+    """Whether `saved` is a language model that a classifier, `now`, may begin from."""
+    return isinstance(now.model, ClassifierConfig) and not isinstance(saved.model, ClassifierConfig)
+
+
 def check_same(saved: Config, now: Config, where: Path, *, weights_only: bool = False) -> None:
     """Raises ValueError naming the first field that keeps a checkpoint of `saved` from going on as `now`.
 
-    With `weights_only` only the model must be the same (`--init-from`).
+    With `weights_only` only the model must be the same (`--init-from`), or be the backbone of `now`.
     """
-    free = _FREE_TO_START_FROM if weights_only else _FREE_TO_RESUME
-    for name, old, new in differences(saved, now):
-        if weights_only and not name.startswith("model"):
-            continue
+    free: tuple[str, ...]
+    if weights_only:
+        lent = lends_backbone(saved, now)
+        pair = (saved.model, backbone(now.model) if lent else now.model)
+        free, found = _FREE_TO_START_FROM, differences(*pair, "model.backbone" if lent else "model")
+    else:
+        free, found = _FREE_TO_RESUME, differences(saved, now)
+    for name, old, new in found:
         if not any(name == f or name.startswith(f + ".") for f in free):
             raise ValueError(
                 f"{where} was made with {name} = {old!r}, this run has {new!r}; "

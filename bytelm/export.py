@@ -33,7 +33,8 @@ def export(run: str | Path, folder: str | Path, *, step: int | None = None) -> s
     from bytelm.models import TokenLMConfig
     from bytelm.models.token_lm import unstack
 
-    assert isinstance(config.model, TokenLMConfig)
+    if not isinstance(config.model, TokenLMConfig):
+        raise ValueError(f"{run}: a classifier of tokens; only language models are exported as such a folder")
     tokenizer = run / "tokenizer.json"
     end = Tokens(tokenizer).end
     hub.save(folder, config.model, unstack(params), tokenizer=tokenizer, bos=end, eos=[end])

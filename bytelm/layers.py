@@ -215,6 +215,11 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
+def documents_or_one(documents_BT: jax.Array | None, symbols_BT: jax.Array) -> jax.Array:
+    """The documents of symbols, int32 [B, T]; 1 everywhere where they are not told apart."""
+    return jnp.ones(symbols_BT.shape, jnp.int32) if documents_BT is None else documents_BT
+
+
 def remat(layer: Callable[..., Any], what: str) -> Callable[..., Any]:
     """`layer`, of which the backward pass computes again all ("full"), all but products with weights
     ("dots"), or nothing ("none")."""

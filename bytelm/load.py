@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bytelm.lm import ByteLM
 
 if TYPE_CHECKING:
+    from bytelm.classifying import TextClassifier
     from bytelm.config import Config
     from bytelm.layers import Params
 
@@ -36,6 +37,8 @@ def load(
     from bytelm import layers, models
 
     config, params = parameters(Path(path), step)
+    if isinstance(config.model, models.ClassifierConfig):
+        raise ValueError(f"{path}: a classifier, no law over bytes; bytelm.load.load_classifier reads it")
     model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
     params = layers.on_one_device(params)
     if config.data.tokenizer is not None:
@@ -44,6 +47,22 @@ def load(
 
     model = jax.eval_shape(lambda: models.build(model_config, jax.random.key(0)))
     return TrainedLM(model, params, config.data.row)
+
+
+def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassifier:
+    """The classifier in folder `path`, a run of ``train.py``. Errors as `load`."""
+    import jax
+
+    from bytelm import layers, models
+    from bytelm.classifying import TextClassifier
+    from bytelm.data.tokens import Tokens
+
+    config, params = parameters(Path(path), step)
+    if not isinstance(config.model, models.ClassifierConfig):
+        raise ValueError(f"{path}: a language model, no classifier; bytelm.load reads it")
+    model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
+    tokens = None if config.data.tokenizer is None else Tokens(Path(path) / "tokenizer.json")
+    return TextClassifier(model, layers.on_one_device(params), config.data.row, tokens)
 
 
 def _converted(config: Any, params: Params, tokenizer: Path) -> ByteLM:
@@ -103,12 +122,12 @@ def describe(path: str | Path) -> dict[str, Any]:
     tokenized = config.data.tokenizer is not None
     unit, tokenizer = "bytes", "none: bytes"
     if tokenized:
-        unit, tokenizer = "tokens", f"byte-level BPE of {config.model.vocab_size:,} tokens"  # type: ignore[union-attr]
+        unit, tokenizer = "tokens", f"byte-level BPE of {models.backbone(config.model).vocab_size:,} tokens"  # type: ignore[union-attr]
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     flat = jax.tree_util.tree_flatten_with_path(layers.params_of(model))[0]
     by_name = {"/".join(str(k.key) for k in keys): math.prod(x.shape) for keys, x in flat}
     parameters = sum(by_name.values())
-    tables = sum(size for name, size in by_name.items() if name in ("table", "head"))
+    tables = sum(size for name, size in by_name.items() if name.split("/")[-1] in ("table", "head"))
     source = config.data.source
     return {
         "family": type(config.model).__name__.removesuffix("Config"),

@@ -208,6 +208,23 @@ def test_score_states_context_and_overlap_only_where_they_mattered(run, model, f
     assert [file["windowed"] for file in found["files"]] == [True, False, False]
 
 
+def test_score_under_noise(run, model, files):
+    """Each byte of a model that knows the text costs nothing, and noise makes bytes that it rules out."""
+    model(repeating(b"abcabc", p=0.9))
+    plain = json.loads(run("score", "m", "--data", files[0], "--json")[1])
+    code, out, err = run("score", "m", "--data", files[0], "--noise", "drop:0", "swap:1", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["noise"], found["noise_seed"]) == (["drop:0", "swap:1"], 0)
+    assert found["clean_bits_per_byte"] == plain["bits_per_byte"] < 0.2
+    assert found["bits_per_byte"] == pytest.approx(-np.log2(0.1 / 256))  # baaccb in place of abcabc
+    said = run("score", "m", "--data", *files, "--noise", "drop:0")[1].decode().splitlines()[-1]
+    assert said.startswith("noise drop:0 costs 0.0000 bits per byte: ")
+    assert said.endswith(" of the 9 clean ones")
+    gone = run("score", "m", "--data", files[0], "--noise", "drop:1")[1].decode()
+    assert gone.endswith("noise drop:1: no bytes to compare\n")
+
+
 def test_score_writes_a_page(run, model, files, tmp_path):
     code, out, err = run("score", "m<1>", "--data", *files, "--html", tmp_path / "page.html")
     assert (code, err) == (0, "")
@@ -278,6 +295,9 @@ def test_prepare_writes_a_data_set(run, tmp_path):
         (["score", "m", "n", "--data", "/no/such/file", "--rule", "proxy"], "takes three members"),
         (["score", "m", "--data", __file__, "--batch", "0"], "--batch must be 1"),
         (["score", "m", "--data", __file__, "--html", "/no/such/folder/x"], "/no/such/folder/x"),
+        (["score", "m", "--data", __file__, "--noise", "drop"], "noise is KIND:RATE"),
+        (["score", "m", "--data", __file__, "--noise", "drop:2"], "a share in [0, 1], not 2.0"),
+        (["score", "m", "--data", __file__, "--noise", "drop:1", "--noise-seed", "-1"], "not -1"),
         (["generate", "m", "--prompt", "x", "--rate", "0.5"], "--rate and --alpha are for several"),
         (["eval", "m", "--tasks"], "--tasks names no task"),
         (["eval", "m", "--tasks", "t", "--limit", "0"], "must be 1 or more"),

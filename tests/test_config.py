@@ -13,7 +13,7 @@ from bytelm import config as configs
 from bytelm import models
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Samples, Training, check_same
 from bytelm.data import Bpe, Files, Fim, Mix, Stdlib
-from bytelm.models import TokenLMConfig
+from bytelm.models import ByteTransformerConfig, ClassifierConfig, TokenLMConfig
 from bytelm.sharding import MeshShape
 from bytelm.training.launch import read_config
 
@@ -26,6 +26,9 @@ RICH = Config(
 
 
 def with_model(kind):
+    if kind is ClassifierConfig:
+        data = Data(source=Files(train=("a",), label="label"))
+        return Config(model=kind(labels=("a", 1)), data=data, samples=Samples(prompts=()))
     tokenizer = Bpe(size=300, longest=4) if kind is TokenLMConfig else None
     return Config(model=kind(), data=Data(tokenizer=tokenizer, fim=Fim(rate=0.5)))
 
@@ -76,6 +79,40 @@ def test_what_is_no_config(tmp_path, text, message):
 def test_values_that_make_no_sense(fields, message):
     with pytest.raises(ValueError, match=message):
         Config(**fields)
+
+
+CLASSIFIER = with_model(ClassifierConfig)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": Data(source=Files(train=("a",)))}, "a classifier needs documents with labels"),
+        ({"data": Data()}, "a classifier needs documents with labels"),
+        ({"data": replace(CLASSIFIER.data, piece=64)}, "data.piece must be None"),
+        ({"data": replace(CLASSIFIER.data, fim=Fim(rate=0.5))}, "data.fim.rate 0"),
+        ({"samples": Samples()}, r"samples.prompts must be \(\)"),
+        ({"model": ClassifierConfig(backbone=TokenLMConfig())}, "a TokenLMConfig reads tokens"),
+    ],
+)
+def test_what_a_classifier_cannot_have(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CLASSIFIER, **fields)
+
+
+def test_a_classifier_begins_from_its_backbone_or_from_itself():
+    own = Config(model=CLASSIFIER.model.backbone)
+    check_same(own, CLASSIFIER, Path("run"), weights_only=True)
+    check_same(CLASSIFIER, CLASSIFIER, Path("run"), weights_only=True)
+    dropped = replace(own, model=replace(own.model, dropout=0.3))
+    check_same(dropped, CLASSIFIER, Path("run"), weights_only=True)
+    with pytest.raises(ValueError, match=r"model\.backbone\.width = 64, this run has 512"):
+        check_same(Config(model=ByteTransformerConfig(width=64)), CLASSIFIER, Path("run"), weights_only=True)
+    others = replace(CLASSIFIER, model=replace(CLASSIFIER.model, labels=("a", "b")))
+    with pytest.raises(ValueError, match=r"model\.labels"):
+        check_same(others, CLASSIFIER, Path("run"), weights_only=True)
+    with pytest.raises(ValueError, match="model = "):
+        check_same(CLASSIFIER, own, Path("run"), weights_only=True)
 
 
 BASE = Config()

@@ -12,6 +12,7 @@ from bytelm.data.documents import SPLITS, Documents, Split, Table
 from bytelm.data.files import Files
 from bytelm.data.fim import Fim
 from bytelm.data.heldout import eval_rows
+from bytelm.data.labelled import LabelCoding, known_labels
 from bytelm.data.packing import Batch
 from bytelm.data.pipeline import TrainStream, merge_states, train_stream
 from bytelm.data.prepare import Counts, prepare
@@ -31,6 +32,7 @@ __all__ = [
     "Documents",
     "Files",
     "Fim",
+    "LabelCoding",
     "Mix",
     "Mixture",
     "Source",
@@ -42,6 +44,7 @@ __all__ = [
     "Tokens",
     "TrainStream",
     "eval_rows",
+    "known_labels",
     "merge_states",
     "prepare",
     "train_stream",

@@ -16,6 +16,8 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
+from bytelm.data.readers import Label
+
 Split: TypeAlias = Literal["train", "valid", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 
@@ -65,6 +67,7 @@ class Table:
     lengths: np.ndarray
     skipped: Mapping[str, int]
     sliceable: bool = True
+    labels: tuple[Label, ...] | None = None  # of each document, where the source gives them
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -113,15 +116,18 @@ class TableBuilder:
         self._memory = bytearray()
         self._files: list[str] = []
         self._rows: list[tuple[int, int, int]] = []  # where, start, length
+        self._labels: list[Label] = []
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Counts something that was left out."""
         self.skipped[reason] += count
 
-    def add(self, data: bytes) -> None:
-        """A document to keep in memory."""
+    def add(self, data: bytes, label: Label | None = None) -> None:
+        """A document to keep in memory. All of a table have a label, or none has."""
         if not data:
             return self.skip("empty document")
+        if label is not None:
+            self._labels.append(label)
         self._rows.append((-1, len(self._memory), len(data)))
         self._memory += data
 
@@ -140,8 +146,9 @@ class TableBuilder:
             raise ValueError(f"{name}: no document in this split{left_out}; {if_empty}")
         where, starts, lengths = np.array(self._rows, np.int64).T.copy()
         return Table(
-            name, self._memory, tuple(self._files), where, starts, lengths, skipped=dict(self.skipped)
-        )
+            name, self._memory, tuple(self._files), where, starts, lengths,
+            skipped=dict(self.skipped), labels=tuple(self._labels) or None,
+        )  # fmt: skip
 
 
 def describe(skipped: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ from bytelm.data.documents import (
     split_of_digest,
     utf8_cut,
 )
-from bytelm.data.readers import kind_of, read_gzip, read_jsonl, read_parquet
+from bytelm.data.readers import Label, kind_of, read_gzip, read_jsonl, read_labelled, read_parquet
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Files:
               is no test. No UTF-8 character is cut. For one large text (`valid_fraction=0.1` on tiny
               Shakespeare is nanoGPT's split). The bytes before the cut are not shown to the valid part.
     or the splits are named by paths of their own in `train`, `valid`, `test`.
+
+    With `label`, the field that says what a document is, the documents have labels, for a classifier. All
+    files are JSON lines then, and documents stay whole (no `tail`).
     """
 
     paths: tuple[str, ...] = ()
@@ -51,6 +54,7 @@ class Files:
     train: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    label: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("paths", "train", "valid", "test"):
@@ -60,6 +64,8 @@ class Files:
                 )
         if self.split not in ("hash", "tail"):
             raise ValueError(f"Files: split is 'hash' or 'tail', not {self.split!r}")
+        if self.label is not None and self.split == "tail":
+            raise ValueError("Files: split 'tail' cuts documents, and `label` is of whole ones; use 'hash'")
         check_fractions(self.valid_fraction, self.test_fraction, "Files")
         if self.paths and (self.train or self.valid or self.test):
             raise ValueError("Files: give `paths`, or `train`, `valid` and `test`, but not both")
@@ -84,7 +90,12 @@ class Files:
         builder = TableBuilder()
         given = self.paths or getattr(self, split)
         for path in expand(given, builder):
-            if kind_of(path) == "plain":
+            if self.label is not None:
+                if kind_of(path) != "jsonl":
+                    raise ValueError(f"{path}: labels are read from .jsonl and .jsonl.gz; `label` is set")
+                for document, label in read_labelled(path, self.field, self.label):
+                    self._add(builder, document, split, label)
+            elif kind_of(path) == "plain":
                 self._add_file(builder, path, split)
             else:
                 for document in _contents(path, self.field):
@@ -96,14 +107,14 @@ class Files:
             advice += ", or use split='tail'" if self.split == "hash" else ""
         return builder.build(f"Files({shown}) {split}", advice)
 
-    def _add(self, builder: TableBuilder, data: bytes, split: str) -> None:
+    def _add(self, builder: TableBuilder, data: bytes, split: str, label: Label | None = None) -> None:
         if not self.paths or not data:
-            builder.add(data)
+            builder.add(data, label)
         elif self.split == "tail":
             start, stop = self._part(lambda a, b: data[a:b], len(data), split)
             builder.add(data[start:stop])
         elif self._split_of(hashlib.sha256(data).digest()) == split:
-            builder.add(data)
+            builder.add(data, label)
 
     def _add_file(self, builder: TableBuilder, path: str, split: str) -> None:
         size = os.path.getsize(path)

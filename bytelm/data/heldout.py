@@ -12,7 +12,9 @@ import numpy as np
 from bytelm.data.coded import CodedBuilder
 from bytelm.data.coding import TokenCoding
 from bytelm.data.documents import Documents, utf8_cut
+from bytelm.data.labelled import LabelCoding, LabelledBuilder
 from bytelm.data.packing import Batch, BatchBuilder
+from bytelm.data.pieces import Piece
 from bytelm.data.pipeline import check_lanes
 from bytelm.lm import END
 
@@ -24,7 +26,7 @@ def eval_rows(
     length: int,
     max_bytes: int | None = None,
     lanes: Sequence[int] | None = None,
-    coding: TokenCoding | None = None,
+    coding: TokenCoding | LabelCoding | None = None,
 ) -> Iterator[Batch]:
     """Batches of [len(lanes), length] over an opened source, in order, each target exactly once.
 
@@ -43,10 +45,14 @@ def eval_rows(
         known only these are read.
       coding: targets are the tokens of the same bytes: `length` counts tokens. The document that `max_bytes`
         cuts is tokenized as far as it goes. Documents that are not UTF-8 are left out (`coding.left_out`).
+        Of documents with labels each is whole and in one row, as in training (`bytelm.data.labelled`), they
+        are numbered in each row, and all are taken that begin in the first `max_bytes`.
     """
     mine = check_lanes(rows, length, lanes)
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}; it is at least 1, or None for all")
+    if isinstance(coding, LabelCoding):
+        return _labelled(source, coding, rows, length, max_bytes, mine)
     if coding is not None:
         return _coded(source, coding, rows, length, max_bytes, mine)
     return _batches(source, rows, length, max_bytes, mine)
@@ -103,6 +109,41 @@ def _coded(
                 yield builder.build(len(lanes), length)
                 builder, place = CodedBuilder(coding), 0
     if place:
+        builder.pad(len(lanes) * length - builder.size)
+        yield builder.build(len(lanes), length)
+
+
+def _labelled(
+    source: Documents,
+    coding: LabelCoding,
+    rows: int,
+    length: int,
+    max_bytes: int | None,
+    lanes: tuple[int, ...],
+) -> Iterator[Batch]:
+    mine, builder = frozenset(lanes), LabelledBuilder(coding)
+    row, left, identity = 0, length, 0  # the row of the global batch, what it has room for, its documents
+
+    def pad() -> None:
+        if row in mine:
+            builder.pad(left)
+
+    for i, *_ in _documents(source, max_bytes):
+        symbols = coding.symbols(Piece(source, i, 0, None))
+        if symbols is None:
+            continue
+        if identity and len(symbols) - 1 > left:
+            pad()
+            row, left, identity = row + 1, length, 0
+            if row == rows:
+                yield builder.build(len(lanes), length)
+                builder, row = LabelledBuilder(coding), 0
+        symbols, identity = symbols[: left + 1], identity + 1
+        if row in mine:
+            builder.add(symbols, identity, coding.number(Piece(source, i, 0, None)))
+        left -= len(symbols) - 1
+    if identity:
+        pad()
         builder.pad(len(lanes) * length - builder.size)
         yield builder.build(len(lanes), length)
 

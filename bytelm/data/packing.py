@@ -17,6 +17,7 @@ import numpy as np
 
 from bytelm.data.coded import EMPTY_LIMIT, CodedBuilder, CodedLane
 from bytelm.data.coding import Coding
+from bytelm.data.labelled import LabelCoding, LabelledBuilder, LabelledLane
 from bytelm.data.pieces import Piece
 from bytelm.lm import END
 
@@ -24,7 +25,7 @@ Batch: TypeAlias = dict[str, np.ndarray]
 """`inputs`, `targets`: uint16 [b, T], symbols. `documents`: int32 [b, T], runs of one id within a row are one
 contiguous piece of a document; 0 is padding (held-out data only), where the symbols mean nothing. Of tokens
 (int32 where the vocabulary is large) there are also `bytes`, uint16, that a target stands for, and `ends`,
-bool: it is an end of text."""
+bool: it is an end of text. Of documents with labels there is also `labels`, see `LabelledBuilder`."""
 
 BLOCK = 2**16  # bytes read at once of a long document
 
@@ -164,8 +165,14 @@ class PackIterator(grain.DatasetIterator):
     ):
         super().__init__()
         self._length = length
-        self._builder: Any = BatchBuilder if coding is None else partial(CodedBuilder, coding)
-        make: Any = Lane if coding is None else partial(CodedLane, coding)
+        self._builder: Any
+        make: Any
+        if coding is None:
+            self._builder, make = BatchBuilder, Lane
+        elif isinstance(coding, LabelCoding):
+            self._builder, make = partial(LabelledBuilder, coding), partial(LabelledLane, coding)
+        else:
+            self._builder, make = partial(CodedBuilder, coding), partial(CodedLane, coding)
         self._lane = lambda lane, *place: make(sequence, lane, rows, *place)
         self._lanes = [self._lane(lane) for lane in lanes]
         self._places = self._now()

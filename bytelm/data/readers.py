@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def kind_of(path: str | Path) -> str:
@@ -27,6 +27,18 @@ def read_gzip(path: str) -> bytes:
         return file.read()
 
 
+class Label(NamedTuple):
+    """What a document is, and where that is said."""
+
+    value: str | int
+    file: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+
 def read_jsonl(path: str, field: str) -> Iterator[bytes]:
     """The text of `field` in every line, as UTF-8.
 
@@ -37,11 +49,29 @@ def read_jsonl(path: str, field: str) -> Iterator[bytes]:
     Raises ValueError, with file and line number, for a line that is no JSON object, a missing field, a
     value that is no string, and a damaged gzip file.
     """
+    for number, record in _records(path):
+        yield b"" if record is None else _text(record, field, f"{path}, line {number}")
+
+
+def read_labelled(path: str, field: str, label: str) -> Iterator[tuple[bytes, Label]]:
+    """As `read_jsonl`, each text with its label, a string or an integer; blank lines are passed over."""
+    for number, record in _records(path):
+        if record is None:
+            continue
+        where = f"{path}, line {number}"
+        text, value = _text(record, field, where), _get(record, label, where, "label")
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise ValueError(f"{where}: field {label!r} is a JSON {_kind(value)}, not a string or an integer")
+        yield text, Label(value, path, number)
+
+
+def _records(path: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The lines of a file, numbered from 1; None for a blank one."""
     opener: Any = gzip.open if path.lower().endswith(".gz") else open
     with _gzip_errors(path), opener(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
-                yield b""
+                yield number, None
                 continue
             try:
                 record = json.loads(line)
@@ -51,16 +81,20 @@ def read_jsonl(path: str, field: str) -> Iterator[bytes]:
                 ) from error
             if not isinstance(record, dict):
                 raise ValueError(f"{path}, line {number}: a JSON {_kind(record)}, not an object")
-            if field not in record:
-                raise ValueError(
-                    f"{path}, line {number}: no field {field!r}; the line has {_names(record)}; set `field`"
-                )
-            text = record[field]
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"{path}, line {number}: field {field!r} is a JSON {_kind(text)}, not a string"
-                )
-            yield text.encode("utf-8", "surrogatepass")
+            yield number, record
+
+
+def _get(record: dict[str, Any], field: str, where: str, setting: str) -> Any:
+    if field not in record:
+        raise ValueError(f"{where}: no field {field!r}; the line has {_names(record)}; set `{setting}`")
+    return record[field]
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> bytes:
+    text = _get(record, field, where, "field")
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: field {field!r} is a JSON {_kind(text)}, not a string")
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read_parquet(path: str, field: str) -> Iterator[bytes]:

@@ -8,19 +8,41 @@ from typing import Any, TypeAlias
 import jax
 
 from bytelm import sharding
-from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
+from bytelm.models.backbones import BACKBONES, BackboneConfig
+from bytelm.models.byte_transformer import ByteTransformerConfig
+from bytelm.models.classifier import Classifier, ClassifierConfig
 from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
-from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
-from bytelm.models.word_pooled import WordPooled, WordPooledConfig
+from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.word_pooled import WordPooledConfig
 
-ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | LearnYourTokensConfig | TokenLMConfig
+__all__ = [
+    "BACKBONES",
+    "CONSTRUCTORS",
+    "BackboneConfig",
+    "ByteTransformerConfig",
+    "ClassifierConfig",
+    "LearnYourTokensConfig",
+    "ModelConfig",
+    "TokenLMConfig",
+    "WordPooledConfig",
+    "backbone",
+    "build",
+    "check_mesh",
+    "flops",
+]
+
+ModelConfig: TypeAlias = BackboneConfig | LearnYourTokensConfig | ClassifierConfig
 
 CONSTRUCTORS: dict[type, Any] = {
-    ByteTransformerConfig: ByteTransformer,
-    WordPooledConfig: WordPooled,
+    **BACKBONES,
     LearnYourTokensConfig: LearnYourTokens,
-    TokenLMConfig: TokenTransformer,
+    ClassifierConfig: Classifier,
 }
+
+
+def backbone(config: ModelConfig) -> BackboneConfig | LearnYourTokensConfig:
+    """The language model that a model is, or is built on."""
+    return config.backbone if isinstance(config, ClassifierConfig) else config
 
 
 def build(config: ModelConfig, key: jax.Array) -> Any:

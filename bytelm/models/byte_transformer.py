@@ -105,7 +105,17 @@ class ByteTransformer(nnx.Module):
             isolates documents. None: one document a row.
           dropout_key: None for no dropout.
         """
-        return self._logits(self._read(symbols_BT, documents_BT, dropout_key)[0])
+        return self._logits(self.states(symbols_BT, documents_BT, dropout_key)[0])
+
+    def states(
+        self,
+        symbols_BT: jax.Array,
+        documents_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The last hidden states, normed, [B, T, D], and the document of each, int32 [B, T]."""
+        x_BTD, _ = self._read(symbols_BT, documents_BT, dropout_key)
+        return self.norm(x_BTD), layers.documents_or_one(documents_BT, symbols_BT)
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """-log p of each target, float32 [B, T]; the key is for dropout."""
@@ -130,7 +140,7 @@ class ByteTransformer(nnx.Module):
         at_BS = slot_S + (length_B[:, None] - 1 - slot_S) // S * S
         index_BS = jnp.clip(at_BS, 0, symbols_BT.shape[1] - 1)[None, :, :, None, None]
         k_LBSKH, v_LBSKH = (jnp.take_along_axis(x, index_BS, axis=2) for x in (k_LBTKH, v_LBTKH))
-        return self._logits(x_BD), Cache(k_LBSKH, v_LBSKH, length_B)
+        return self._logits(self.norm(x_BD)), Cache(k_LBSKH, v_LBSKH, length_B)
 
     def decode(self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array) -> tuple[jax.Array, Cache]:
         """Reads one more symbol in each row where `active_B`; leaves the cache of the others as it is.
@@ -158,7 +168,7 @@ class ByteTransformer(nnx.Module):
         start = self._embed(symbol_B[:, None]), cache.k_LBSKH, cache.v_LBSKH
         blocks = self.blocks, jnp.arange(self.config.layers)
         (x_B1D, k_LBSKH, v_LBSKH), _ = jax.lax.scan(layer, start, blocks)
-        return self._logits(x_B1D[:, 0]), Cache(k_LBSKH, v_LBSKH, position_B + active_B)
+        return self._logits(self.norm(x_B1D[:, 0])), Cache(k_LBSKH, v_LBSKH, position_B + active_B)
 
     def advance(
         self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array
@@ -179,10 +189,9 @@ class ByteTransformer(nnx.Module):
     def _embed(self, symbols_BT: jax.Array) -> jax.Array:
         return self.table[...].astype(layers.compute_dtype(self.config.dtype))[symbols_BT.astype(jnp.int32)]
 
-    def _logits(self, x_D: jax.Array) -> jax.Array:
-        """[..., D] -> float32 [..., 257]."""
-        x_D = self.norm(x_D)
-        return jnp.matmul(x_D, self.head[...].astype(x_D.dtype), preferred_element_type=jnp.float32)
+    def _logits(self, z_D: jax.Array) -> jax.Array:
+        """Normed [..., D] -> float32 [..., 257]."""
+        return jnp.matmul(z_D, self.head[...].astype(z_D.dtype), preferred_element_type=jnp.float32)
 
     def _read(self, symbols_BT, documents_BT, dropout_key, keep: bool = False):
         """The stream after all layers [B, T, D], and if `keep`, keys and values [L, B, T, K, H]."""

@@ -139,7 +139,17 @@ class TokenTransformer(nnx.Module):
             documents. None: one document a row.
           dropout_key: None for no dropout.
         """
-        return self.logits(self.read(tokens_BT, documents_BT, dropout_key)[0])
+        return self._logits(self.states(tokens_BT, documents_BT, dropout_key)[0])
+
+    def states(
+        self,
+        tokens_BT: jax.Array,
+        documents_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The last hidden states, normed, [B, T, D], and the document of each, int32 [B, T]."""
+        x_BTD, _ = self.read(tokens_BT, documents_BT, dropout_key)
+        return self.norm(x_BTD), layers.documents_or_one(documents_BT, tokens_BT)
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """-log p of each target token, float32 [B, T]; the key is for dropout."""
@@ -169,13 +179,17 @@ class TokenTransformer(nnx.Module):
         return None if rope is None else rotary.turns(rope, self.config.H, position_BT, length)
 
     def logits(self, x_D: jax.Array) -> jax.Array:
-        """[..., D] -> float32 [..., V]."""
-        x_D, f32 = self.norm(x_D), jnp.float32
+        """What `read` gives, [..., D] -> float32 [..., V]."""
+        return self._logits(self.norm(x_D))
+
+    def _logits(self, z_D: jax.Array) -> jax.Array:
+        """Normed [..., D] -> float32 [..., V]."""
+        f32 = jnp.float32
         if self.head is None:
-            table_VD = self.table[...].astype(x_D.dtype)
-            logits_V = jnp.einsum("...D,VD->...V", x_D, table_VD, preferred_element_type=f32)
+            table_VD = self.table[...].astype(z_D.dtype)
+            logits_V = jnp.einsum("...D,VD->...V", z_D, table_VD, preferred_element_type=f32)
         else:
-            logits_V = jnp.matmul(x_D, self.head[...].astype(x_D.dtype), preferred_element_type=f32)
+            logits_V = jnp.matmul(z_D, self.head[...].astype(z_D.dtype), preferred_element_type=f32)
         cap = self.config.logit_softcap
         return logits_V if cap is None else cap * jnp.tanh(logits_V / cap)
 

@@ -134,6 +134,7 @@ class Read(NamedTuple):
     encoder: Any  # keys and values [L, B, T, K, H] of each level; None where the encoder is the pooling's
     words: Any
     decoder: Any
+    u_BMD: Any  # the word level's stream, M = W P
     parts_BWnD: Any
     x_BTD: Any
 
@@ -245,24 +246,49 @@ class WordPooled(nnx.Module):
         """How long a row that begins with `symbols` can surely get; if that is less, how many of them fit."""
         return room(self.config.boundaries, symbols, context, self.config.words)
 
+    def states(
+        self,
+        symbols_BT: jax.Array,
+        documents_BT: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The last hidden states of words, normed, [B, W P, D], and the document of each, int32 [B, W P].
+
+        The document is 0 where there is no word. Args as above; nothing is decoded to bytes.
+        """
+        read = self._read_words(symbols_BT, documents_BT, key, self._tables(symbols_BT.shape[0], key))
+        last_BW, word_BT = read.layout.last_BW, read.layout.word_BT
+        documents_BT = layers.documents_or_one(documents_BT, symbols_BT)
+        document_BW = jnp.take_along_axis(documents_BT, last_BW, axis=1)
+        document_BW = jnp.where(jnp.arange(last_BW.shape[1]) <= word_BT[:, -1:], document_BW, 0)
+        return self.norm_down(read.u_BMD), jnp.repeat(document_BW, self.config.vectors, axis=1)
+
     # ---- parts -----------------------------------------------------------------------------------------
 
     def read(self, symbols_BT, documents_BT, key, tables, keep: bool = False) -> Read:
         """A pass over rows up to the last layer of the decoder; if `keep`, with keys and values."""
+        read = self._read_words(symbols_BT, documents_BT, key, tables, keep)
+        at, key = read.layout, None if key is None else jax.random.split(key, 4)[3]
+        parts_BWnD = self.lower(rearrange(read.u_BMD, "B (W P) D -> B W P D", P=self.config.vectors))
+        with jax.named_scope("decoder"):
+            x_BTD = read.x_BTD + _unpool(parts_BWnD, at.newest_BT, at.part_BT)
+            x_BTD, decoder = self._run_bytes(self.decoder, x_BTD, at, key, keep)
+        return read._replace(decoder=decoder, parts_BWnD=parts_BWnD, x_BTD=x_BTD)
+
+    def _read_words(self, symbols_BT, documents_BT, key, tables, keep: bool = False) -> Read:
+        """The part of `read` up to the word level; `x_BTD` is what the encoder makes of the bytes."""
         c = self.config
         documents_BT = documents_BT if c.isolate_documents else None
         W = min(c.words, symbols_BT.shape[1])
         keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
-        position_1T = jnp.arange(symbols_BT.shape[1])[None]
         with jax.named_scope("layout"):
             at = read_layout(c.boundaries, symbols_BT, documents_BT, W, c.span)
         x_BTD = self.embed(symbols_BT, documents_BT, at.place_BT, tables)
-        bytewise = {"documents_BT": at.line_BT, "window": max(c.reach, 32), "span": c.span}
         encoder = None
         with jax.named_scope("encoder"):
             features_BTD = x_BTD
             if c.pooling != "prefix":
-                x_BTD, encoder = self._run(self.encoder, x_BTD, position_1T, keys[0], keep, bytewise)
+                x_BTD, encoder = self._run_bytes(self.encoder, x_BTD, at, keys[0], keep)
                 features_BTD = x_BTD
             u_BWPD = self.pool.packed(features_BTD, at, W, keys[1])
         with jax.named_scope("words"):
@@ -272,11 +298,13 @@ class WordPooled(nnx.Module):
             u_BMD, of_words = self._run(
                 self.blocks, u_BMD, position_1M, keys[2], keep, {"documents_BT": documents_BM}
             )
-            parts_BWnD = self.lower(rearrange(u_BMD, "B (W P) D -> B W P D", P=c.vectors))
-        with jax.named_scope("decoder"):
-            x_BTD = x_BTD + _unpool(parts_BWnD, at.newest_BT, at.part_BT)
-            x_BTD, decoder = self._run(self.decoder, x_BTD, position_1T, keys[3], keep, bytewise)
-        return Read(at, features_BTD, encoder, of_words, decoder, parts_BWnD, x_BTD)
+        return Read(at, features_BTD, encoder, of_words, None, u_BMD, None, x_BTD)
+
+    def _run_bytes(self, blocks, x_BTD, at: Layout, key, keep):
+        """A stack of layers at byte level."""
+        position_1T = jnp.arange(x_BTD.shape[1])[None]
+        window = {"documents_BT": at.line_BT, "window": max(self.config.reach, 32), "span": self.config.span}
+        return self._run(blocks, x_BTD, position_1T, key, keep, window)
 
     def embed(self, symbols_BT, documents_BT, place_BT, tables, before_BS=None) -> jax.Array:
         """Vectors of symbols [B, T, D]. `before_BS`: the 7 symbols before them; None at the start of rows."""

@@ -4,37 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from bytelm.config import Config
-from bytelm.data import ByteCoding, Documents, TokenCoding, Tokens
+from bytelm.data import ByteCoding, Documents, Fim, LabelCoding, TokenCoding, Tokens, known_labels
 from bytelm.data.tokenizer import make
-from bytelm.models import TokenLMConfig
+from bytelm.models import ClassifierConfig, TokenLMConfig, backbone
+
+AnyCoding: TypeAlias = ByteCoding | TokenCoding | LabelCoding | None
 
 
-def coding_of(config: Config, folder: Path) -> tuple[Config, ByteCoding | TokenCoding | None]:
-    """The coding of a run's data, None for bytes as they are, and the config with the vocabulary's size.
+def coding_of(config: Config, folder: Path) -> tuple[Config, AnyCoding]:
+    """The coding of a run's data, None for bytes as they are, and the config with what data tell: the size
+    of the vocabulary, and the labels of a classifier.
 
     The tokenizer.json of a tokenized run is in its folder: made there from the training documents, or copied.
-    A run that has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for a bad tokenizer.
+    A run that has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for a bad tokenizer and
+    bad labels.
     """
-    bpe, fim = config.data.tokenizer, config.data.fim
-    if bpe is None:
-        return config, ByteCoding(fim) if fim.rate else None
-    begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-    tokens = Tokens(make(bpe, config.data.source, folder, keep=begun))
-    assert isinstance(config.model, TokenLMConfig)
-    model = dataclasses.replace(config.model, vocab_size=tokens.vocab_size)
-    return dataclasses.replace(config, model=model), TokenCoding(tokens, fim)
+    bpe, fim, model = config.data.tokenizer, config.data.fim, config.model
+    coding: ByteCoding | TokenCoding | None = ByteCoding(fim) if fim.rate else None
+    if bpe is not None:
+        begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
+        tokens = Tokens(make(bpe, config.data.source, folder, keep=begun))
+        coding, inner = TokenCoding(tokens, fim), backbone(model)
+        assert isinstance(inner, TokenLMConfig)
+        inner = dataclasses.replace(inner, vocab_size=tokens.vocab_size)
+        model = dataclasses.replace(model, backbone=inner) if isinstance(model, ClassifierConfig) else inner
+    if isinstance(model, ClassifierConfig):
+        if not model.labels:
+            model = dataclasses.replace(model, labels=known_labels(config.data.source.open("train")))
+        labelled = LabelCoding(coding or ByteCoding(Fim()), model.labels)
+        return dataclasses.replace(config, model=model), labelled
+    return dataclasses.replace(config, model=model), coding
 
 
-def bytes_a_target(coding: ByteCoding | TokenCoding | None, documents: Documents) -> float:
+def tokens_of(coding: AnyCoding) -> Tokens | None:
+    """The tokenizer of a coding that has one."""
+    inner = coding.inner if isinstance(coding, LabelCoding) else coding
+    return inner.tokens if isinstance(inner, TokenCoding) else None
+
+
+def held_out_coding(coding: AnyCoding) -> TokenCoding | LabelCoding | None:
+    """The coding of held-out data: nothing is cut for filling in."""
+    if isinstance(coding, LabelCoding):
+        return coding
+    return TokenCoding(coding.tokens) if isinstance(coding, TokenCoding) else None
+
+
+def bytes_a_target(coding: AnyCoding, documents: Documents) -> float:
     """Mean bytes that a target of training stands for, from some of the documents; 1 for bytes."""
-    if not isinstance(coding, TokenCoding):
+    tokens = tokens_of(coding)
+    if tokens is None:
         return 1.0
     some = np.unique(np.linspace(0, len(documents) - 1, 16).astype(int)).tolist()
-    found = [ids for ids in coding.tokens.encode([documents[i] for i in some]) if ids is not None]
+    found = [ids for ids in tokens.encode([documents[i] for i in some]) if ids is not None]
     if not found:
         return 1.0
-    return float(coding.sizes_V[np.concatenate(found)].mean())
+    return float(tokens.sizes_V[np.concatenate(found)].mean())

@@ -1,4 +1,4 @@
-"""Bits per byte of held-out documents, in the rows that the model was trained on."""
+"""Held-out documents, in the rows that the model was trained on: bits per byte, or accuracy on labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bytelm.evals.classify import Classified
 from bytelm.loss import Counts
 
 
@@ -32,7 +33,7 @@ def evaluate(
     sums_D5 = np.zeros((documents + 1, 5))
     for batch in batches:
         nats_BT, counts = costs_of(batch)
-        bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts)
+        bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts[:3])
         byte_nats_BT, end_nats_BT = (np.where(x > 0, nats_BT, 0.0) for x in (bytes_BT, ends_BT))
         for column, values_BT in enumerate((byte_nats_BT, bytes_BT, end_nats_BT, ends_BT, lost_BT)):
             sums_D5[:, column] += np.bincount(batch["documents"].ravel(), values_BT.ravel(), documents + 1)
@@ -51,6 +52,43 @@ def evaluate(
         "bits_per_end": end_nats / ends / math.log(2) if ends else math.nan,
         "bytes": int(size),
         "documents": n,
+        "lost_share": lost / max(size + lost, 1.0),
+    }
+
+
+def evaluate_labels(
+    judged: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, np.ndarray, Counts]],
+    batches: Iterable[Mapping[str, np.ndarray]],
+) -> dict[str, float]:
+    """Accuracy on the labels of held-out documents.
+
+    Args:
+      judged: nats and choice of each target of this host's rows of a batch, [b, T], and its counts.
+      batches: this host's rows, with ``labels``.
+
+    Returns ``accuracy``, its 95 % interval ``accuracy_low`` to ``accuracy_high``, ``nats_per_label``,
+    ``documents`` counted, ``cut_share`` of them that were not read to their end, and ``lost_share`` of bytes
+    in the rows that no word had room for.
+    """
+    sums_6 = np.zeros(6)
+    for batch in batches:
+        nats_BT, choice_BT, counts = judged(batch)
+        at_BT = np.asarray(counts.labels)
+        right_BT, cut_BT = choice_BT == batch["labels"], ~np.asarray(counts.ends)
+        of_labels = (np.asarray(x, np.float64)[at_BT].sum() for x in (at_BT, right_BT, nats_BT, cut_BT))
+        sums_6 += [*of_labels, *(np.asarray(x, np.float64).sum() for x in (counts.bytes, counts.lost))]
+    if jax.process_count() > 1:
+        sums_6 = np.asarray(multihost_utils.process_allgather(sums_6)).sum(0)
+    documents, right, nats, cut, size, lost = sums_6.tolist()
+    found = Classified(int(documents), int(right), nats)
+    low, high = found.interval
+    return {
+        "accuracy": found.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "nats_per_label": found.nats_per_label,
+        "documents": found.documents,
+        "cut_share": cut / documents,
         "lost_share": lost / max(size + lost, 1.0),
     }
 

@@ -12,6 +12,7 @@ import os
 import platform
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,10 +207,22 @@ def start_from(run: Run, state: TrainState, placed: TrainState, config: Config) 
         return state
     other, step, saved = _open(run.init_from)
     configs_of.check_same(saved, config, Path(run.init_from), weights_only=True)
-    params = other.params(step, state.params, placed.params)
+    if configs_of.lends_backbone(saved, config):
+        _check_tokenizer(Path(run.init_from), Path(str(run.workdir)))
+        lent = other.params(step, state.params["backbone"], placed.params["backbone"])
+        params = {**state.params, "backbone": lent}
+    else:
+        params = other.params(step, state.params, placed.params)
     other.close()
     # A copy: the step is given its state to reuse, and no buffer may be in it twice.
     return state._replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+
+
+def _check_tokenizer(source: Path, folder: Path) -> None:
+    """Raises ValueError where the tokens of a run are not those of the run that it begins from."""
+    one, two = (path / "tokenizer.json" for path in (source, folder))
+    if one.is_file() and one.read_bytes() != two.read_bytes():
+        raise ValueError(f"{folder}: its tokens are not those of {source}; set data.tokenizer.path to {one}")
 
 
 def _open(path: str) -> tuple[Checkpoints, int, Config]:
@@ -276,16 +289,21 @@ def say_start(
         ("batch", f"{config.training.rows} rows x {config.data.row} = {batch:,} {of} a step"),
         ("FLOPs", f"{flops / 1e6:,.1f} M a byte of training"),
         ("memory", f"about {total * 4 * copies / 1e6:,.0f} MB for parameters and optimizer, over the mesh"),
-        ("data", f"{source.name}: {len(source):,} documents{_skipped(source)}"),
-        ("held out", f"{held_out.name}: {len(held_out):,} documents{_skipped(held_out)}"),
+        ("data", _described(source)),
+        ("held out", _described(held_out)),
         ("start", note),
     ]
     for name, text in rows:
         log.say(f"{name:<11} {text}")
 
 
-def _skipped(source: Any) -> str:
-    return "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
+def _described(source: Any) -> str:
+    text = f"{source.name}: {len(source):,} documents"
+    if labels := getattr(source, "labels", None):
+        counts = Counter(label.value for label in labels).most_common()
+        text += "; " + ", ".join(f"{count:,} {label!r}" for label, count in counts[:10])
+        text += f" and {len(counts) - 10:,} labels more" if len(counts) > 10 else ""
+    return text + "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
 
 
 class Profile:
@@ -321,7 +339,7 @@ def say_end(
     step: int,
     stopped: bool,
 ) -> None:
-    """The result: bits per byte, marks to hold against it, a sample, the run's folder.
+    """The result: bits per byte or accuracy, marks to hold against it, a sample, the run's folder.
 
     A tokenized model's figure is of the canonical tokens of the bytes, an upper bound of the bytes' own.
     """
@@ -331,6 +349,15 @@ def say_end(
         log.say(f"stopped and saved at step {step}; the same command goes on from there")
         return
     metrics.plot(folder)
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    if judged := [line for line in lines if "eval/accuracy" in line]:
+        last = judged[-1]
+        low, high = last["eval/accuracy_low"], last["eval/accuracy_high"]
+        print(
+            f"accuracy {last['eval/accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on "
+            f"{last['eval/documents']:,} held-out documents, {last['eval/nats_per_label']:.3f} nats a label; "
+            f"{last['eval/cut_share']:.0%} of them longer than a row of {config.data.row} and cut at its end"
+        )
     if config.evaluation.marks:
         from bytelm.evals.compressors import marks
 
@@ -338,7 +365,6 @@ def say_end(
         documents = (held_out[i] for i in range(len(held_out)))
         for name, bits in marks(documents, row, config.evaluation.final_max_bytes).items():
             print(f"{name:<28} {bits:.3f} bits per byte")
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
         last = evaluated[-1]
         error, end = last["eval/standard_error"], last["eval/bits_per_end"]

@@ -85,7 +85,7 @@ class Log:
         self._events.close()
 
     def _tell(self, step: int, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
-        values, bits = _finite(step, metrics)
+        values, name, figure = _finite(step, metrics)
         self._bytes += values["bytes"]
         self._bar.update(step - self._bar.n)
         if step % self._every and step != self._steps and len(figures) == 1:
@@ -94,7 +94,7 @@ class Log:
         rate = self._bytes / seconds
         line = {
             "step": step,
-            "train/bits_per_byte": bits,
+            f"train/{name}": figure,
             **{name: x for name, x in figures.items() if name.startswith("eval/")},
             "bytes_per_second": rate,
             "bytes": int(self._bytes),  # in the steps since the line before, like the rate
@@ -102,6 +102,7 @@ class Log:
             "data_wait_seconds": self._wait,
             "seconds": time.perf_counter() - self._began,
             "lost_share": values["lost"] / max(values["bytes"] + values["lost"], 1.0),
+            **({"cut_share": values["cut"] / max(values["labels"], 1.0)} if "cut" in values else {}),
             **{name: x for name, x in values.items() if name.endswith("_norm")},
             **{name: x for name, x in figures.items() if not name.startswith("eval/")},
         }
@@ -111,28 +112,36 @@ class Log:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         self._events.write(step, line)
-        held_out = f"  held out {line['eval/bits_per_byte']:.4f}" if "eval/bits_per_byte" in line else ""
+        held_out = ""
+        if "eval/bits_per_byte" in line:
+            held_out = f"  held out {line['eval/bits_per_byte']:.4f}"
+        elif "eval/accuracy" in line:
+            held_out = f"  held out {line['eval/nats_per_label']:.4f}, accuracy {line['eval/accuracy']:.1%}"
         mfu = f"  MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
         lost = f"  {line['lost_share']:.2%} of bytes without loss" if line["lost_share"] else ""
-        told = f"{bits:.4f} bits per byte{held_out}{lost}  {rate / 1e3:,.1f} kB/s{mfu}"
+        lost += f"  {line['cut_share']:.0%} of documents cut" if line.get("cut_share") else ""
+        told = f"{figure:.4f} {name.replace('_', ' ')}{held_out}{lost}  {rate / 1e3:,.1f} kB/s{mfu}"
         self._bar.set_postfix_str(told, refresh=False)
         if self._bar.disable or held_out:
             wait, norm = line["data_wait_seconds"], values["gradient_norm"]
             self.say(f"step {step:>6}  {told}  wait {wait:.2f} s  norm {norm:.2f}")
 
 
-def _finite(step: int, metrics: dict[str, Any]) -> tuple[dict[str, float], float]:
-    """A step's metrics as numbers, with its bits per byte. Raises FloatingPointError if one is not finite."""
+def _finite(step: int, metrics: dict[str, Any]) -> tuple[dict[str, float], str, float]:
+    """A step's metrics as numbers, and its loss by name. Raises FloatingPointError if one is not finite."""
     values = {name: float(x) for name, x in metrics.items()}
-    bits = values["nats"] / max(values["bytes"], 1.0) / math.log(2)
-    if not all(map(math.isfinite, (bits, *values.values()))):
+    if "labels" in values:
+        name, figure = "nats_per_label", values["label_nats"] / max(values["labels"], 1.0)
+    else:
+        name, figure = "bits_per_byte", values["nats"] / max(values["bytes"], 1.0) / math.log(2)
+    if not all(map(math.isfinite, (figure, *values.values()))):
         norms = ", ".join(f"{name} {x:g}" for name, x in values.items() if name.endswith("_norm"))
         raise FloatingPointError(
-            f"step {step}: not all is finite: the loss is {bits:g} bits per byte, {norms}. "
+            f"step {step}: not all is finite: the loss is {figure:g} {name.replace('_', ' ')}, {norms}. "
             "Nothing was saved of it. Start again from the last checkpoint with a lower "
             "--optimizer.learning-rate or longer --optimizer.warmup"
         )
-    return values, bits
+    return values, name, figure
 
 
 def _step(line: str) -> float:
@@ -168,32 +177,35 @@ class _Events:
 
 
 def plot(folder: Path) -> Path:
-    """Draws a run's ``metrics.jsonl`` to ``curve.png``: bits per byte against bytes seen is what matters."""
+    """Draws a run's ``metrics.jsonl`` to ``curve.png``: the loss of training and of held-out documents."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    name = next(key for key in lines[0] if key.startswith("train/")).removeprefix("train/")
+    train, kept = f"train/{name}", f"eval/{name}"
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(
         [x["step"] for x in lines],
-        [x["train/bits_per_byte"] for x in lines],
+        [x[train] for x in lines],
         color="#88aacc",
         lw=1,
         label="training rows",
     )
-    held = [x for x in lines if "eval/bits_per_byte" in x]
+    held = [x for x in lines if kept in x]
     if held:
         axes.errorbar(
-            [x["step"] for x in held], [x["eval/bits_per_byte"] for x in held],
-            [x["eval/standard_error"] or 0.0 for x in held],
-            color="#b03000", marker="o", ms=4, capsize=3, label="held-out documents, ± standard error",
+            [x["step"] for x in held], [x[kept] for x in held],
+            [x.get("eval/standard_error") or 0.0 for x in held],
+            color="#b03000", marker="o", ms=4, capsize=3,
+            label="held-out documents" + (", ± standard error" if "eval/standard_error" in held[0] else ""),
         )  # fmt: skip
-        axes.set_title(f"{folder.name}: {held[-1]['eval/bits_per_byte']:.3f} bits per byte, held out")
-    axes.set(xlabel="step", ylabel="bits per byte")
-    lows = [x["train/bits_per_byte"] for x in lines] + [x["eval/bits_per_byte"] for x in held]
+        axes.set_title(f"{folder.name}: {held[-1][kept]:.3f} {name.replace('_', ' ')}, held out")
+    axes.set(xlabel="step", ylabel=name.replace("_", " "))
+    lows = [x[train] for x in lines] + [x[kept] for x in held]
     axes.set_ylim(min(lows) * 0.95, sorted(lows)[int(len(lows) * 0.9)] * 1.25)  # the first steps may leave it
     axes.grid(alpha=0.3)
     axes.legend()

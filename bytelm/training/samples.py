@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token."""
+    """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token.
+
+    Without prompts it asks nothing of the model, which may be one that generates nothing.
+    """
 
     def __init__(self, folder: Path, config: Config, model: Any, tokens: Tokens | None):
         """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
         self._path, self._config, self._tokens = folder / "samples.jsonl", config.samples, tokens
         self._lm: Any
+        if not config.samples.prompts:
+            return
         if tokens is None:
             from bytelm.trained import TrainedLM
 

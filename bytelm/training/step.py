@@ -15,7 +15,7 @@ import optax
 
 from bytelm import layers, sharding
 from bytelm.layers import Params
-from bytelm.loss import Batch, Counts, with_loss
+from bytelm.loss import Batch, Counts, sums_of, with_loss
 
 
 class TrainState(NamedTuple):
@@ -65,10 +65,8 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
 
     def loss_of(params: Params, part: Batch, key: jax.Array | None, total: jax.Array):
         nats_BT, counts = layers.with_params(model, params).nats(part, key), model.counts(part)
-        byte_nats = jnp.sum(jnp.where(counts.bytes > 0, nats_BT, 0.0))
-        end_nats = jnp.sum(jnp.where(counts.ends, nats_BT, 0.0))
-        sums = {"nats": byte_nats, "bytes": jnp.sum(counts.bytes), "end_nats": end_nats}
-        return (byte_nats + end_nats) / total, {**sums, "lost": jnp.sum(counts.lost)}
+        nats, sums = sums_of(nats_BT, counts)
+        return nats / total, sums
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array, key: jax.Array | None):
         total = jnp.maximum(jnp.sum(with_loss(model.counts(batch)), dtype=jnp.float32), 1.0)
@@ -113,3 +111,12 @@ def make_eval_step(model: Any):
         return layers.with_params(model, params).nats(batch), model.counts(batch)
 
     return eval_step
+
+
+def make_judge_step(model: Any):
+    """``(params, batch) -> (nats, choice, counts)`` of a classifier: what it makes of each target [B, T]."""
+
+    def judge_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, Counts]:
+        return *layers.with_params(model, params).judge(batch), model.counts(batch)
+
+    return judge_step

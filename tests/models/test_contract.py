@@ -19,8 +19,8 @@ T = 24
 EDGES = (9, 17)  # where documents begin
 WINDOW = 4
 # The published model's law comes one symbol at a time; test_learn_your_tokens.py holds it to the same. The
-# decoder of tokens has other symbols: test_token_lm.py.
-OTHERS = (models.LearnYourTokensConfig, models.TokenLMConfig)
+# decoder of tokens has other symbols: test_token_lm.py. The classifier has none: test_classifier.py.
+OTHERS = (models.LearnYourTokensConfig, models.TokenLMConfig, models.ClassifierConfig)
 KINDS = [kind for kind in models.CONSTRUCTORS if kind not in OTHERS]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 

@@ -56,7 +56,7 @@ def test_metrics_are_those_of_the_batch(trainer):
     after, metrics = trainer.step(state, batch(1), rate=0.01)
     eval_step = jax.jit(make_eval_step(trainer.model))
     nats_BT, counts = jax.tree.map(np.asarray, eval_step(state.params, jax.tree.map(jnp.asarray, batch(1))))
-    bytes_BT, ends_BT, lost_BT = counts
+    bytes_BT, ends_BT, lost_BT, _ = counts
     assert metrics["lost"] == lost_BT.sum() == 0
     np.testing.assert_allclose(metrics["nats"], nats_BT[bytes_BT > 0].sum(), rtol=1e-5)
     np.testing.assert_allclose(metrics["end_nats"], nats_BT[ends_BT].sum(), rtol=1e-5)
