@@ -55,9 +55,9 @@ class Place:
         self.config = folder / "tiny.py"
         self.config.write_text(CONFIG.format(**paths, steps=STEPS))
 
-    def start(self, run, *flags, config=None, **options):
+    def start(self, run, *flags, config=None, extra=(), **options):
         flags_of_xla = "--xla_backend_optimization_level=0"
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_of_xla}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_of_xla, **dict(extra)}
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

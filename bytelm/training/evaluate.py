@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from bytelm.loss import Counts
+from bytelm.training import hosts
 
 
 def evaluate(
     costs_of: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, Counts]],
     batches: Iterable[Mapping[str, np.ndarray]],
     documents: int,
+    counted: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Bits per byte over `documents` held-out documents, with its standard error.
 
@@ -24,6 +24,7 @@ def evaluate(
       costs_of: -log p of each target of this host's rows of a batch, [b, T], and its counts.
       batches: this host's rows, ``documents`` numbering the documents from 1 (`bytelm.data.eval_rows`).
       documents: how many there are.
+      counted: which of this host's rows it counts, bool [b]; None: all.
 
     Returns ``bits_per_byte`` over real bytes, ``standard_error`` of that ratio with documents as the
     sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
@@ -32,13 +33,15 @@ def evaluate(
     sums_D5 = np.zeros((documents + 1, 5))
     for batch in batches:
         nats_BT, counts = costs_of(batch)
+        number_BT = (
+            batch["documents"] if counted is None else np.where(counted[:, None], batch["documents"], 0)
+        )
         bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts)
         byte_nats_BT, end_nats_BT = (np.where(x > 0, nats_BT, 0.0) for x in (bytes_BT, ends_BT))
         for column, values_BT in enumerate((byte_nats_BT, bytes_BT, end_nats_BT, ends_BT, lost_BT)):
-            sums_D5[:, column] += np.bincount(batch["documents"].ravel(), values_BT.ravel(), documents + 1)
+            sums_D5[:, column] += np.bincount(number_BT.ravel(), values_BT.ravel(), documents + 1)
     sums_D5 = sums_D5[1:]  # document 0 is padding
-    if jax.process_count() > 1:
-        sums_D5 = np.asarray(multihost_utils.process_allgather(sums_D5)).sum(0)
+    sums_D5 = hosts.gather(sums_D5).sum(0)
     sums_D5 = sums_D5[sums_D5[:, 1] + sums_D5[:, 3] > 0]
     nats, size, end_nats, ends, lost = sums_D5.sum(0)
     ratio, n = nats / max(size, 1.0), len(sums_D5)
