@@ -1,6 +1,6 @@
 """What a config will need: memory, operations, speed, and what its devices send each other, before it is run.
 
-    python scripts/plan.py CONFIG [--section.field VALUE ...] [--devices 8] [--peak 989e12] [--mfu 0.4]
+    python scripts/plan.py CONFIG [--section.field VALUE ...] [--devices 8] [--on H100] [--mfu 0.4]
 
 CONFIG and its flags are those of train.py. The step that train.py would run is compiled for as many fake
 devices as asked for; no array is made, so any size fits on a laptop. Parameters, optimizer and gradients are
@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bytelm.devices import DEVICES  # noqa: E402  # loads no jax
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("config", help="a name in configs/ or a path")
     parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--peak", type=float, default=989e12, help="operations a second of a device: H100")
-    parser.add_argument("--memory", type=float, default=80e9, help="bytes of a device: H100")
+    parser.add_argument("--on", choices=DEVICES, default="H100", help="the devices")
     parser.add_argument("--mfu", type=float, default=0.4, help="the share of the peak that is reached")
     parser.add_argument("--bytes-a-token", type=float, default=4.4, help="of tokenized models")
     parser.add_argument("--quick", action="store_true", help="compile nothing")
@@ -38,13 +40,12 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = (
         f"--xla_force_host_platform_device_count={args.devices} --xla_backend_optimization_level=0"
     )
-    sys.path.insert(0, str(ROOT))
     from bytelm.training import launch
 
     _, config = launch.parse([args.config, *flags], configs=ROOT / "configs")
     with launch.usage(ValueError):
         table = plan(_at_real_types(config), args)
-    print(f"{args.config}, {args.devices} devices")
+    print(f"{' '.join([args.config, *flags])}, {args.devices} x {args.on}")
     for name, text in table:
         print(f"{name:<26} {text}")
 
@@ -63,6 +64,7 @@ def plan(config: Any, args: argparse.Namespace) -> list[tuple[str, str]]:
 
     from bytelm import compiled, models, sharding
 
+    device = DEVICES[args.on]
     mesh = sharding.make_mesh(config.mesh)
     rows, part = config.training.rows, config.training.rows // config.training.accumulate
     counts = {"training.rows / accumulate": part, "evaluation.rows": config.evaluation.rows}
@@ -71,7 +73,7 @@ def plan(config: Any, args: argparse.Namespace) -> list[tuple[str, str]]:
     a_target = 1.0 if config.data.tokenizer is None else args.bytes_a_token
     flops = 3 * models.flops(config.model, config.data.row) / a_target
     batch = rows * config.data.row * a_target
-    speed = args.devices * args.peak * args.mfu / flops
+    speed = args.devices * device.peak * args.mfu / flops
     held = {name: compiled.bytes_a_device(getattr(state, name)) for name in ("params", "optimizer", "ema")}
     total = sum(x.size for x in jax.tree.leaves(state.params))
     lines = [
@@ -81,7 +83,7 @@ def plan(config: Any, args: argparse.Namespace) -> list[tuple[str, str]]:
                   f"{batch / 1e6:,.2f} MB a step"),
         ("FLOPs a byte, training", f"{flops / 1e6:,.0f} M" + _again(config)),
         (f"bytes a second at {args.mfu:.0%}", f"{speed / 1e3:,.0f} kB/s in all, "
-         f"{speed / args.devices / 1e3:,.0f} a device of {args.peak / 1e12:,.0f} TFLOP/s; "
+         f"{speed / args.devices / 1e3:,.0f} a device; "
          f"a step {batch / speed:,.2f} s"),
         ("memory a device", ""),
         ("  parameters", _gb(held["params"])),
@@ -99,7 +101,10 @@ def plan(config: Any, args: argparse.Namespace) -> list[tuple[str, str]]:
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     lines += [
         ("  activations (CPU proxy)", _gb(activations)),
-        ("  in all (CPU proxy)", f"{_gb(needed)}, {needed / args.memory:.0%} of {args.memory / 1e9:.0f} GB"),
+        (
+            "  in all (CPU proxy)",
+            f"{_gb(needed)}, {needed / device.memory:.0%} of {device.memory / 1e9:.0f} GB",
+        ),
         ("sent a step and device", "" if args.devices > 1 else "nothing"),
     ]
     found = compiled.moved(compiled.collectives(program.as_text(), mesh), config)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from bytelm.devices import device_of
 from bytelm.training import hosts
 
 # What may differ between equal runs: times, and `bytes`, which a run that goes on counts from where it does.
@@ -210,11 +211,6 @@ def plot(folder: Path) -> Path:
     return path
 
 
-# Dense bfloat16 peaks a device, from the makers' data sheets.
-_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v4": 275e12}
-_PEAKS |= {"TPU v5p": 459e12, "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}
-
-
 def peak_flops() -> float | None:
     """Operations a second of all devices: a data sheet's for GPU and TPU, a measured product's on CPU."""
     kind = jax.devices()[0].device_kind
@@ -229,4 +225,5 @@ def peak_flops() -> float | None:
             product(a, a).block_until_ready()
             times.append(time.perf_counter() - start)
         return 2.0 * n**3 / min(times)
-    return next((peak * jax.device_count() for name, peak in _PEAKS.items() if name in kind), None)
+    device = device_of(kind)
+    return None if device is None else device.peak * jax.device_count()
