@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_is_passed_over(place, train):
 
 @pytest.mark.slow
 def test_a_file_of_data_that_vanishes(place):
-    """The run ends and says what is gone; what it had saved is whole, and it goes on when the file is back."""
+    """The run ends and says what is gone; what it had saved is whole, and it goes on when that is back."""
     moved = place.folder / "vanishing.txt"
     shutil.copy(place.folder / "train.txt", moved)
     config = place.folder / "vanishing.py"
