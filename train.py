@@ -141,6 +141,7 @@ def main() -> None:
     launch.say_end(log, folder, config, held_out, a_target, step=int(state.step))
     checkpoints.close()
     log.close()
+    hosts.meet("end")
 
 
 if __name__ == "__main__":

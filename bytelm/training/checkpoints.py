@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bytelm.layers import Params
@@ -108,16 +109,19 @@ class Checkpoints:
         """
         unread: dict[int, OSError] = {}
         for step in reversed(self.steps()):
+            wrong = None
             try:
                 found = self.restore(step, abstract, shardings)
             except OSError as error:
                 if "RESOURCE_EXHAUSTED" in str(error):  # it is whole; the devices are too small
                     raise
-                unread[step] = error
-                continue
-            if unread:
-                self._put_aside(unread, step)
-            return found
+                wrong = error
+            if hosts.gather(np.array([wrong is None])).all():
+                if unread:
+                    self._put_aside(unread, step)
+                return found
+            where = self.folder / str(step)
+            unread[step] = wrong or OSError(f"{where}: the checkpoint cannot be read by another host")
         raise next(iter(unread.values()))
 
     def _put_aside(self, unread: Mapping[int, OSError], good: int) -> None:
