@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of training, as shapes that lie over `mesh`."""
     where = sharding.named(mesh, "batch", None)
-    types = {"inputs": np.uint16, "targets": np.uint16, "documents": np.int32}
+    types: dict[str, Any] = {"inputs": np.uint16, "targets": np.uint16, "documents": np.int32}
     if config.data.tokenizer is not None:
         types |= {"inputs": np.int32, "targets": np.int32, "bytes": np.uint16, "ends": np.bool_}
     shape = (config.training.rows, config.data.row)
@@ -136,7 +136,7 @@ _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?
 
 def _computations(program: str) -> Iterator[tuple[str, tuple[list[str], bool]]]:
     """Name -> (lines, whether it is the whole program)."""
-    name, lines, entry = "", [], False
+    name, lines, entry = "", list[str](), False
     for line in program.splitlines():
         if match := _HEAD.match(line):
             name, lines, entry = match[2], [], match[1] is not None
@@ -176,8 +176,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 def moved(found: list[Collective], config: Config) -> dict[tuple[str, str, tuple[str, ...]], tuple[int, int]]:
     """What a step sends: (kind, what, axes of the mesh) -> (operations, bytes of their results a device).
 
-    What is "activations", with a row's length among its sizes, "parameters" or "gradients", or "scalars":
-    what is smaller than anything that is cut.
+    What is "activations", by a row's length among its sizes, which no parameter must have; "scalars"; else
+    "gradients", if it is summed, or "parameters", among them gradients that are only laid out anew.
     """
     lengths = _lengths(config)
     sums: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0])
@@ -205,4 +205,4 @@ def _what(kind: str, shape: tuple[int, ...], lengths: set[int]) -> str:
         return "activations"
     if math.prod(shape) == 1:
         return "scalars"
-    return "parameters" if kind == "all-gather" else "gradients"
+    return "gradients" if kind in ("all-reduce", "reduce-scatter") else "parameters"

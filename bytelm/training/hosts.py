@@ -143,7 +143,8 @@ def counted(by_row: jax.sharding.NamedSharding, rows: int) -> np.ndarray:
     for device, span in by_row.devices_indices_map((rows, 1)).items():
         assert span is not None
         for i in range(*span[0].indices(rows)):
-            first[i] = min(first.get(i, device.process_index), device.process_index)
+            process = device.process_index  # type: ignore[attr-defined]
+            first[i] = min(first.get(i, process), process)
     return np.array([first[i] == jax.process_index() for i in rows_of_host(by_row, rows)])
 
 
