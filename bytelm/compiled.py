@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -173,18 +173,23 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in text.split(",") if n)
 
 
-def moved(found: list[Collective], config: Config) -> dict[tuple[str, str, tuple[str, ...]], tuple[int, int]]:
+def moved(
+    found: list[Collective], config: Config, mesh: jax.sharding.Mesh
+) -> dict[tuple[str, str, tuple[str, ...]], tuple[int, int]]:
     """What a step sends: (kind, what, axes of the mesh) -> (operations, bytes of their results a device).
 
-    What is "activations", by a row's length among its sizes, which no parameter must have; "scalars"; else
-    "gradients", if it is summed, or "parameters", among them gradients that are only laid out anew.
+    What is "activations", by a row's length among its sizes; "scalars"; else "gradients", if it is summed, or
+    "parameters", among them gradients that are only laid out anew. Where a parameter has a size that is a
+    row's length too, activations are those that have the rows of a device before it.
     """
-    lengths = _lengths(config)
+    is_activation = _activations(config, mesh)
     sums: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0])
     for one in found:
         sizes: dict[str, int] = defaultdict(int)
         for shape, size in one.parts:
-            sizes[_what(one.kind, shape, lengths)] += size
+            what = "gradients" if one.kind in ("all-reduce", "reduce-scatter") else "parameters"
+            what = "scalars" if math.prod(shape) == 1 else what
+            sizes["activations" if is_activation(shape) else what] += size
         for what, size in sizes.items():
             entry = sums[one.kind, what, one.axes]
             entry[0] += one.times
@@ -192,17 +197,19 @@ def moved(found: list[Collective], config: Config) -> dict[tuple[str, str, tuple
     return {key: (count, size) for key, (count, size) in sums.items()}
 
 
-def _lengths(config: Config) -> set[int]:
-    """Sizes that only activations have: positions of a row at each level."""
+def _activations(config: Config, mesh: jax.sharding.Mesh) -> Callable[[tuple[int, ...]], bool]:
+    """Whether an array of a shape is of positions of rows, by the config's sizes."""
     row, model = config.data.row, config.model
     words = min(getattr(model, "words", row), row)
     P = getattr(model, "vectors", 1)
-    return {row, words, words * P, row + words * P}
+    lengths = {row, words, words * P, row + words * P}
+    leaves = jax.tree.leaves(abstract_state(config, mesh)[2].params)
+    of_parameters = {n for x in leaves for shape in (x.shape, x.sharding.shard_shape(x.shape)) for n in shape}
+    rows = config.training.rows // config.training.accumulate // (mesh.shape["data"] * mesh.shape["fsdp"])
 
+    def found(shape: tuple[int, ...]) -> bool:
+        if len(shape) >= 2 and (lengths - of_parameters) & set(shape):
+            return True
+        return len(shape) >= 3 and shape[0] == rows and shape[1] in lengths
 
-def _what(kind: str, shape: tuple[int, ...], lengths: set[int]) -> str:
-    if len(shape) >= 2 and lengths & set(shape):
-        return "activations"
-    if math.prod(shape) == 1:
-        return "scalars"
-    return "gradients" if kind in ("all-reduce", "reduce-scatter") else "parameters"
+    return found

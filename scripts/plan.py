@@ -107,7 +107,7 @@ def plan(config: Any, args: argparse.Namespace) -> list[tuple[str, str]]:
         ),
         ("sent a step and device", "" if args.devices > 1 else "nothing"),
     ]
-    found = compiled.moved(compiled.collectives(program.as_text(), mesh), config)
+    found = compiled.moved(compiled.collectives(program.as_text(), mesh), config, mesh)
     for (kind, what, axes), (count, size) in sorted(found.items(), key=lambda item: -item[1][1]):
         lines.append((f"  {what}", f"{count:,} {kind} over {' and '.join(axes) or 'nothing'}: {_gb(size)}"))
     lines.append(("compiled in", f"{time.perf_counter() - began:.0f} s"))

@@ -32,8 +32,8 @@ def test_the_plan_of_a_config():
 
 @pytest.mark.slow
 def test_what_a_compiled_step_holds_and_sends_on_256_devices():
-    tiny = ["--model.layers", 2, "--model.width", 256, "--model.words", 64, "--model.byte-width", 256,
-            "--model.encoder-layers", 1, "--model.decoder-layers", 1, "--data.row", 256]  # fmt: skip
+    tiny = ["--model.layers", 2, "--model.width", 256, "--model.words", 80, "--model.byte-width", 256,
+            "--model.encoder-layers", 1, "--model.decoder-layers", 1, "--data.row", 320]  # fmt: skip
     done = run("plan.py", "words_1b", "--devices", 256, *tiny)
     assert done.returncode == 0, done.stderr
     assert "fsdp 256" in done.stdout

@@ -86,14 +86,15 @@ def expected(name):
     return losses(name, ONE)
 
 
-def sent(name, shape, **how):
-    run = cut(name, shape, **how)
-    return compiled.collectives(run.program.as_text(), run.mesh), run.config
+def sent(run):
+    """The collectives of a step, and what they move: {(kind, what, axes of the mesh)}."""
+    found = compiled.collectives(run.program.as_text(), run.mesh)
+    return found, set(compiled.moved(found, run.config, run.mesh))
 
 
-def too_many(found, config):
-    """What is sent that need not be: (kind, what, axes of the mesh)."""
-    return [key for key in compiled.moved(found, config) if not _expected(*key)]
+def too_many(moved):
+    """What is sent that need not be."""
+    return [key for key in moved if not _expected(*key)]
 
 
 def _expected(kind, what, axes):
@@ -124,29 +125,28 @@ def test_cut_along_all_axes(name):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_nothing_is_sent_that_need_not_be(name):
-    found, config = sent(name, ALL)
-    assert too_many(found, config) == []
-    if config.data.tokenizer is None:
+    run = cut(name, ALL)
+    found, moved = sent(run)
+    assert too_many(moved) == []
+    if run.config.data.tokenizer is None:
         assert touch_tables(found) == []
     # All that it does need: parameters, gradients along data and fsdp, activations along tensor, the loss.
-    there = {(what, axis) for _, what, axes in compiled.moved(found, config) for axis in axes}
+    there = {(what, axis) for _, what, axes in moved for axis in axes}
     assert {("parameters", "fsdp"), ("gradients", "data"), ("gradients", "fsdp")} <= there
     assert {("activations", "tensor"), ("scalars", "data")} <= there
 
 
 def test_control_a_constraint_too_many_is_found(monkeypatch):
     """The stream between layers made whole, as a wrong constraint would."""
-    found, config = sent("flat", (1, 2, 1))
-    assert set(compiled.moved(found, config)) == {
+    assert sent(cut("flat", (1, 2, 1)))[1] == {
         ("all-gather", "parameters", ("fsdp",)),
         ("all-reduce", "gradients", ("fsdp",)),
         ("all-reduce", "scalars", ("fsdp",)),
     }
     whole = lambda x, *names: jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec())  # noqa: E731
     monkeypatch.setattr(sharding, "constrain", whole)
-    run = cut.__wrapped__("flat", (1, 2, 1))
-    found = compiled.collectives(run.program.as_text(), run.mesh)
-    assert ("all-gather", "activations", ("fsdp",)) in too_many(found, run.config)
+    _, moved = sent(cut.__wrapped__("flat", (1, 2, 1)))
+    assert ("all-gather", "activations", ("fsdp",)) in too_many(moved)
 
 
 @pytest.mark.slow
@@ -154,9 +154,9 @@ def test_control_a_constraint_too_many_is_found(monkeypatch):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_shape(name, shape):
     np.testing.assert_allclose(losses(name, shape), expected(name), rtol=1e-5)
-    found, config = sent(name, shape)
-    assert too_many(found, config) == []
-    if config.data.tokenizer is None:
+    found, moved = sent(cut(name, shape))
+    assert too_many(moved) == []
+    if not isinstance(MODELS[name], TokenLMConfig):
         assert touch_tables(found) == []
 
 
