@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from bytelm import layers, models, sharding
 from bytelm.data import LabelCoding, eval_rows, merge_states, train_stream
-from bytelm.training import launch, metrics
+from bytelm.training import hosts, launch, metrics
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.coding import bytes_a_target, coding_of, held_out_coding, tokens_of
 from bytelm.training.evaluate import evaluate, evaluate_labels, host_part
@@ -32,9 +33,10 @@ from bytelm.training.step import (
 def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
     with launch.usage(ValueError, OSError):
-        config, coding = coding_of(config, Path(str(run.workdir)))
-    launch.keep_pages()
-    launch.use_all_cores(config)
+        launch.keep_pages()
+        hosts.connect(run.hosts)
+        launch.use_all_cores(config)
+        config, coding = hosts.leader_first(lambda: coding_of(config, Path(str(run.workdir))))
     folder = launch.prepare_folder(run, config)
 
     # ---- mesh ------------------------------------------------------------------------------------------
@@ -44,7 +46,6 @@ def main() -> None:
         counts = {"training.rows / accumulate": rows // part, "evaluation.rows": config.evaluation.rows}
         models.check_mesh(config.model, mesh, counts)
     by_row = sharding.named(mesh, "batch", None)
-    mine = launch.lanes_of_host(by_row, rows)
 
     # ---- input -----------------------------------------------------------------------------------------
     with launch.usage(ValueError, OSError):
@@ -54,8 +55,8 @@ def main() -> None:
             coding.check(source)
             coding.check(held_out)
         stream = train_stream(
-            source, rows=rows, length=length, seed=config.training.seed, lanes=mine,
-            piece=config.data.piece, prefetch=config.data.prefetch, coding=coding,
+            source, rows=rows, length=length, seed=config.training.seed, piece=config.data.piece,
+            lanes=hosts.rows_of_host(by_row, rows), prefetch=config.data.prefetch, coding=coding,
         )  # fmt: skip
     tokens = tokens_of(coding)
 
@@ -96,26 +97,27 @@ def main() -> None:
         params = state.ema if averaged else state.params
         batches = eval_rows(
             held_out, rows=config.evaluation.rows, length=length, max_bytes=max_bytes,
-            lanes=launch.lanes_of_host(by_row, config.evaluation.rows), coding=held_out_coding(coding),
+            lanes=hosts.rows_of_host(by_row, config.evaluation.rows), coding=held_out_coding(coding),
         )  # fmt: skip
 
         def judged(batch):
             return jax.tree.map(host_part, eval_step(params, put(batch)))
 
         with jax.set_mesh(mesh):
+            counted = hosts.counted(by_row, config.evaluation.rows)
             if labelled:
-                found = evaluate_labels(judged, batches)
+                found = evaluate_labels(judged, batches, counted)
             else:
-                found = evaluate(judged, batches, len(held_out))
+                found = evaluate(judged, batches, len(held_out), counted)
         if tokens is not None and not labelled:
             found["canonical_tokens_bits_per_byte"] = found["bits_per_byte"]
         return {f"eval/{name}": value for name, value in found.items()}
 
     def save(step):
         log.flush()
-        checkpoints.save(
-            step, state, merge_states(launch.all_hosts(stream.get_state())), launch.record(config)
-        )
+        place = stream.get_state()
+        lanes = [{**place, "lanes": x.tolist()} for x in hosts.gather(np.array(place["lanes"], np.int64))]
+        checkpoints.save(step, state, merge_states(lanes), launch.record(config))
 
     # ---- loop ------------------------------------------------------------------------------------------
     a_target = bytes_a_target(coding, source)
@@ -126,7 +128,7 @@ def main() -> None:
     )
     launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note, a_target)
     draw, profile = Sampler(folder, config, model, tokens), launch.Profile(folder, config)
-    stop = launch.StopSignal()
+    stop, agreed = launch.StopSignal(), hosts.Agreement(mesh)
     with stream, stop, profile:
         for step in range(start + 1, steps + 1):
             profile.step(step)
@@ -137,7 +139,7 @@ def main() -> None:
             with jax.set_mesh(mesh):
                 state, figures = train_step(state, put(batch), rate, chance)
             log.step(step, figures, rate, wait)
-            last, stopping = step == steps, stop.asked
+            last, stopping = step == steps, agreed(stop.asked)
             if last or step % config.evaluation.every == 0:
                 with log.aside():  # raises on a loss that is not finite, before anything is written
                     size = config.evaluation.final_max_bytes if last else config.evaluation.max_bytes
@@ -151,9 +153,10 @@ def main() -> None:
                 break
         log.flush()
         checkpoints.wait()
-    launch.say_end(log, folder, config, held_out, a_target, step=int(state.step), stopped=stop.asked)
+    launch.say_end(log, folder, config, held_out, a_target, step=int(state.step))
     checkpoints.close()
     log.close()
+    hosts.meet("end")
 
 
 if __name__ == "__main__":

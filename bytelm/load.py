@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from bytelm.lm import ByteLM
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from bytelm.classifying import TextClassifier
     from bytelm.config import Config
     from bytelm.layers import Params
 
 
 def load(
-    path: str | Path, *, step: int | None = None, dtype: Literal["float32", "bfloat16"] | None = None
+    path: str | Path,
+    *,
+    step: int | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    mesh: Mesh | None = None,
 ) -> ByteLM:
     """The model in folder `path`.
 
@@ -24,23 +30,28 @@ def load(
         (`bytelm.exact.convert`); texts of a Hugging Face folder begin and end with the tokens that it names.
       step: of a run, another of its checkpoints.
       dtype: "float32" or "bfloat16" for the computation; None: as in training, or what suits the device.
+      mesh: cut the parameters over it (`bytelm.sharding.make_mesh`), for models that one device does not
+        hold, and use the model under ``jax.set_mesh(mesh)``. Its `tensor` axis cuts any batch, the others
+        only batches whose rows they divide. None: one device.
 
     Raises FileNotFoundError where there is no such folder or no checkpoint in it, ValueError where the
-    folder is not a model's or not of a kind that is supported. Nothing in the folder is executed.
+    folder is not a model's, not of a kind that is supported, or does not fit the mesh. Nothing in the folder
+    is executed.
     """
     if _is_hub(Path(path)):
-        return _load_hub(Path(path), step, dtype)
+        return _load_hub(Path(path), step, dtype, mesh)
     import dataclasses
 
     import jax
 
     from bytelm import layers, models
 
-    config, params = parameters(Path(path), step)
+    config, params = parameters(Path(path), step, mesh)
     if isinstance(config.model, models.ClassifierConfig):
         raise ValueError(f"{path}: a classifier, no law over bytes; bytelm.load.load_classifier reads it")
     model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
-    params = layers.on_one_device(params)
+    if mesh is None:
+        params = layers.on_one_device(params)
     if config.data.tokenizer is not None:
         return _converted(model_config, params, Path(path) / "tokenizer.json")
     from bytelm.trained import TrainedLM
@@ -78,8 +89,8 @@ def _converted(config: Any, params: Params, tokenizer: Path) -> ByteLM:
     return convert(TransformerLM(config, unstack(params)), tokenizer, bos=tokens.end, eos=tokens.end)
 
 
-def parameters(path: Path, step: int | None = None) -> tuple[Config, Params]:
-    """The config and the parameters of a run, or of what `bytelm.saved` wrote. Errors as `load`."""
+def parameters(path: Path, step: int | None = None, mesh: Mesh | None = None) -> tuple[Config, Params]:
+    """The config and the parameters of a run, or of what `bytelm.saved` wrote; see `load`."""
     import jax
 
     from bytelm import layers, models, saved, sharding
@@ -89,17 +100,27 @@ def parameters(path: Path, step: int | None = None) -> tuple[Config, Params]:
 
         config = configs.read(path / "config.json")
         model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-        return config, saved.read(path, config, layers.params_of(model))
+        params = saved.read(path, config, layers.params_of(model))
+        return config, params if mesh is None else jax.device_put(params, _cut(config, model, mesh))
     from bytelm.training.checkpoints import Checkpoints
 
     config, folder, step = _open(path, step)
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    abstract = layers.params_of(model)
+    where = _cut(config, model, mesh or sharding.make_mesh(devices=jax.local_devices()[:1]))
     checkpoints = Checkpoints(folder)
-    params = checkpoints.params(step, abstract, jax.tree.map(lambda _: sharding.named(mesh), abstract))
+    params = checkpoints.params(step, layers.params_of(model), where)
     checkpoints.close()
     return config, params
+
+
+def _cut(config: Config, model: Any, mesh: Mesh) -> Params:
+    """Where each parameter lies on a mesh. Raises ValueError where it does not fit."""
+    import jax
+
+    from bytelm import layers, models
+
+    models.check_mesh(config.model, mesh, {})
+    return jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), layers.specs_of(model))
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -179,14 +200,16 @@ def _is_hub(path: Path) -> bool:
     return hub.is_folder(path)
 
 
-def _load_hub(path: Path, step: int | None, dtype: Literal["float32", "bfloat16"] | None) -> ByteLM:
+def _load_hub(
+    path: Path, step: int | None, dtype: Literal["float32", "bfloat16"] | None, mesh: Mesh | None
+) -> ByteLM:
     from bytelm import exact, hub
 
     if step is not None:
         raise ValueError(f"{path}: a Hugging Face folder has no checkpoints, so no step {step}")
     if not (path / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{path}: no tokenizer.json in it; give a tokenizer to bytelm.exact.convert")
-    lm, folder = hub.read(path, dtype=dtype)
+    lm, folder = hub.read(path, dtype=dtype, mesh=mesh)
     if folder.bos is None:
         raise ValueError(
             f"{path}: no bos_token_id in generation_config.json or config.json; "

@@ -55,9 +55,9 @@ class Place:
         self.config = folder / "tiny.py"
         self.config.write_text(CONFIG.format(**paths, steps=STEPS))
 
-    def start(self, run, *flags, config=None, **options):
+    def start(self, run, *flags, config=None, extra=(), **options):
         flags_of_xla = "--xla_backend_optimization_level=0"
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_of_xla}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_of_xla, **dict(extra)}
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -232,6 +232,70 @@ def test_resume_from_another_run_onto_a_mesh(place, train):
     (line,) = place.lines("resumed")
     assert line["step"] == STEPS + 1
     assert line["train/bits_per_byte"] < place.lines("whole")[0]["train/bits_per_byte"] - 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole")
+def test_loaded_onto_a_mesh_it_scores_and_generates_the_same(place):
+    import jax
+
+    from bytelm.sharding import MeshShape, make_mesh
+
+    run, texts = place.folder / "whole", [b"alpha beta", b"gamma", b"x" * 90]
+    one = bytelm.load(run)
+    mesh = make_mesh(MeshShape(1, 1, 2), devices=jax.devices()[:2])
+    cut = bytelm.load(run, mesh=mesh)
+    assert cut._params["blocks"]["query"].addressable_shards[0].data.shape == (1, 16, 1, 8)
+    with jax.set_mesh(mesh):
+        scores = cut.score(texts)
+        written = bytelm.generate(cut, ["al", "be"], max_bytes=20, seed=1)
+    for a, b in zip(scores, one.score(texts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert written == bytelm.generate(one, ["al", "be"], max_bytes=20, seed=1)
+    with pytest.raises(ValueError, match=r"model\.heads = 2 cannot be cut in 8"):
+        bytelm.load(run, mesh=make_mesh(MeshShape(1, 1, 8)))
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_damaged_checkpoint_is_passed_over(place, train):
+    """Damaged newest: the run goes on from the one before, and says so."""
+    shutil.copytree(place.folder / "whole", place.folder / "damaged")
+    for path in (place.folder / "damaged" / "checkpoints" / str(STEPS) / "optimizer").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    status, _, error = train("damaged")
+    assert status == 0, error
+    assert f"{STEPS}: the checkpoint cannot be read" in error
+    assert f"using that of step {STEPS - 4}" in error
+    assert f"going on from step {STEPS - 4}" in error
+    ours, expected = (place.lines(run)[-1]["train/bits_per_byte"] for run in ("damaged", "whole"))
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_file_of_data_that_vanishes(place):
+    """The run ends and says what is gone; what it had saved is whole, and it goes on when that is back."""
+    moved = place.folder / "vanishing.txt"
+    shutil.copy(place.folder / "train.txt", moved)
+    config = place.folder / "vanishing.py"
+    config.write_text(place.config.read_text().replace("train.txt", "vanishing.txt"))
+    process = place.start("vanishing", "--training.steps", 4000, config=config)
+    file = place.folder / "vanishing" / "metrics.jsonl"
+    while not (file.exists() and '"step": 9,' in file.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    moved.rename(place.folder / "away.txt")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "train.py: error: " in error
+    assert "vanishing.txt" in error
+    assert "Traceback" not in error
+    (place.folder / "away.txt").rename(moved)
+    there = (place.folder / "vanishing" / "checkpoints").iterdir()
+    last = max(int(p.name) for p in there if p.name.isdigit())
+    status, _, error = place.run("vanishing", "--training.steps", last + 2, config=config)
+    assert status == 0, error
+    assert f"going on from step {last}" in error
 
 
 @pytest.mark.slow

@@ -153,10 +153,20 @@ class TokenTransformer(nnx.Module):
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """-log p of each target token, float32 [B, T]; the key is for dropout."""
-        logits_BTV = self(batch["inputs"], batch["documents"], key)
+        logits_BTV = self._with_whole_tables()(batch["inputs"], batch["documents"], key)
         target_BT1 = batch["targets"].astype(jnp.int32)[..., None]
         chosen_BT = jnp.take_along_axis(logits_BTV, target_BT1, axis=-1)[..., 0]
         return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+
+    def _with_whole_tables(self) -> TokenTransformer:
+        """This model with the tables of tokens whole on each device of a mesh, in the type of the compute.
+
+        Left to itself the partitioner sends the activations around instead, several times a step.
+        """
+        params, dtype = layers.params_of(self), layers.compute_dtype(self.config.dtype)
+        for name in {"table", "head"} & params.keys():
+            params[name] = sharding.constrain(params[name].astype(dtype), None, None)
+        return layers.with_params(self, params)
 
     @staticmethod
     def counts(batch: Batch) -> Counts:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bytelm.layers import Params
+from bytelm.training import hosts
 from bytelm.training.step import TrainState
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Checkpoints:
             read_only=config is None,
         )
         self.folder = folder
-        if config is not None and jax.process_index() == 0:  # what a crash left half written
+        if config is not None and hosts.leads():  # what a crash left half written
             for left in folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=_ITEMS)
@@ -98,6 +101,40 @@ class Checkpoints:
         state = TrainState(count, found["params"], found["optimizer"], found["ema"] if target.ema else None)
         return state, found["data"]
 
+    def restore_last(self, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Any]:
+        """The last checkpoint that can be read, as `restore` gives it.
+
+        Those after it, which cannot, are put aside into ``damaged/`` with a warning. Raises OSError, and
+        leaves all where they are, where none can be read.
+        """
+        unread: dict[int, OSError] = {}
+        for step in reversed(self.steps()):
+            wrong = None
+            try:
+                found = self.restore(step, abstract, shardings)
+            except OSError as error:
+                if "RESOURCE_EXHAUSTED" in str(error):  # it is whole; the devices are too small
+                    raise
+                wrong = error
+            if hosts.gather(np.array([wrong is None])).all():
+                if unread:
+                    self._put_aside(unread, step)
+                return found
+            where = self.folder / str(step)
+            unread[step] = wrong or OSError(f"{where}: the checkpoint cannot be read by another host")
+        raise next(iter(unread.values()))
+
+    def _put_aside(self, unread: Mapping[int, OSError], good: int) -> None:
+        if hosts.leads():
+            aside = self.folder / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step, error in unread.items():
+                print(f"warning: {error}; using that of step {good}", file=sys.stderr)
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (self.folder / str(step)).rename(aside / str(step))
+        hosts.meet("damaged checkpoints put aside")
+        self._manager.reload()
+
     def params(self, step: int, abstract: Params, shardings: Params) -> Params:
         """The parameters to use a model with: the averaged ones where the run kept them."""
         target = jax.tree.map(_placed, abstract, shardings)
@@ -109,8 +146,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and its storage raise many kinds for a file that is not whole
             raise OSError(
-                f"{self.folder / str(step)}: the checkpoint cannot be read ({_cause(error)}); "
-                "remove that folder to use the one before"
+                f"{self.folder / str(step)}: the checkpoint cannot be read ({_cause(error)})"
             ) from error
 
     def close(self) -> None:

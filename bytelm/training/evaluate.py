@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from bytelm.evals.classify import Classified
 from bytelm.loss import Counts
+from bytelm.training import hosts
 
 
 def evaluate(
     costs_of: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, Counts]],
     batches: Iterable[Mapping[str, np.ndarray]],
     documents: int,
+    counted: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Bits per byte over `documents` held-out documents, with its standard error.
 
@@ -25,6 +25,7 @@ def evaluate(
       costs_of: -log p of each target of this host's rows of a batch, [b, T], and its counts.
       batches: this host's rows, ``documents`` numbering the documents from 1 (`bytelm.data.eval_rows`).
       documents: how many there are.
+      counted: which of this host's rows it counts, bool [b]; None: all.
 
     Returns ``bits_per_byte`` over real bytes, ``standard_error`` of that ratio with documents as the
     sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
@@ -33,13 +34,15 @@ def evaluate(
     sums_D5 = np.zeros((documents + 1, 5))
     for batch in batches:
         nats_BT, counts = costs_of(batch)
+        number_BT = (
+            batch["documents"] if counted is None else np.where(counted[:, None], batch["documents"], 0)
+        )
         bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts[:3])
         byte_nats_BT, end_nats_BT = (np.where(x > 0, nats_BT, 0.0) for x in (bytes_BT, ends_BT))
         for column, values_BT in enumerate((byte_nats_BT, bytes_BT, end_nats_BT, ends_BT, lost_BT)):
-            sums_D5[:, column] += np.bincount(batch["documents"].ravel(), values_BT.ravel(), documents + 1)
+            sums_D5[:, column] += np.bincount(number_BT.ravel(), values_BT.ravel(), documents + 1)
     sums_D5 = sums_D5[1:]  # document 0 is padding
-    if jax.process_count() > 1:
-        sums_D5 = np.asarray(multihost_utils.process_allgather(sums_D5)).sum(0)
+    sums_D5 = hosts.gather(sums_D5).sum(0)
     sums_D5 = sums_D5[sums_D5[:, 1] + sums_D5[:, 3] > 0]
     nats, size, end_nats, ends, lost = sums_D5.sum(0)
     ratio, n = nats / max(size, 1.0), len(sums_D5)
@@ -59,12 +62,14 @@ def evaluate(
 def evaluate_labels(
     judged: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, np.ndarray, Counts]],
     batches: Iterable[Mapping[str, np.ndarray]],
+    counted: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Accuracy on the labels of held-out documents.
 
     Args:
       judged: nats and choice of each target of this host's rows of a batch, [b, T], and its counts.
       batches: this host's rows, with ``labels``.
+      counted: which of this host's rows it counts, bool [b]; None: all.
 
     Returns ``accuracy``, its 95 % interval ``accuracy_low`` to ``accuracy_high``, ``nats_per_label``,
     ``documents`` counted, ``cut_share`` of them that were not read to their end, and ``lost_share`` of bytes
@@ -73,12 +78,15 @@ def evaluate_labels(
     sums_6 = np.zeros(6)
     for batch in batches:
         nats_BT, choice_BT, counts = judged(batch)
-        at_BT = np.asarray(counts.labels)
+        mine_B1 = np.ones((len(nats_BT), 1), bool) if counted is None else counted[:, None]
+        at_BT = np.asarray(counts.labels) & mine_B1
         right_BT, cut_BT = choice_BT == batch["labels"], ~np.asarray(counts.ends)
         of_labels = (np.asarray(x, np.float64)[at_BT].sum() for x in (at_BT, right_BT, nats_BT, cut_BT))
-        sums_6 += [*of_labels, *(np.asarray(x, np.float64).sum() for x in (counts.bytes, counts.lost))]
-    if jax.process_count() > 1:
-        sums_6 = np.asarray(multihost_utils.process_allgather(sums_6)).sum(0)
+        of_rows = (
+            np.where(mine_B1, np.asarray(x, np.float64), 0.0).sum() for x in (counts.bytes, counts.lost)
+        )
+        sums_6 += [*of_labels, *of_rows]
+    sums_6 = hosts.gather(sums_6).sum(0)
     documents, right, nats, cut, size, lost = sums_6.tolist()
     found = Classified(int(documents), int(right), nats)
     low, high = found.interval

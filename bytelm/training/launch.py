@@ -23,12 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.experimental import multihost_utils
 
 from bytelm import config as configs_of
 from bytelm.config import Config
 from bytelm.sharding import MeshShape
-from bytelm.training import metrics
+from bytelm.training import hosts, metrics
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.step import TrainState
 
@@ -44,6 +43,8 @@ class Run:
     """Another run to go on from: its parameters, optimizer and place in the data."""
     init_from: str | None = None
     """Another run whose parameters to begin with, at step 0."""
+    hosts: hosts.Hosts = dataclasses.field(default_factory=hosts.Hosts)
+    """The processes that train together. Not part of the config: it may change from start to start."""
 
 
 @contextmanager
@@ -58,9 +59,15 @@ def usage(*kinds: type[Exception]) -> Iterator[None]:
 
 def guarded(main: Callable[[], None]) -> None:
     """Runs `main`. What the world does to a run (a full disk, a loss that is not finite) ends it with status
-    1 and a message; a traceback is for what is wrong in the program."""
+    1 and a message; a traceback is for what is wrong in the program. Of several processes the one that fails
+    leaves at once, and the others learn of it."""
     try:
-        main()
+        try:
+            main()
+        except BaseException as error:
+            if not jax.distributed.is_initialized():
+                raise
+            hosts.leave(error)
     except (OSError, FloatingPointError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -102,12 +109,14 @@ def prepare_folder(run: Run, config: Config) -> Path:
     assert run.workdir is not None
     folder = Path(run.workdir)
     old = folder / "config.json"
+    text = json.dumps(configs_of.to_dict(config), indent=1) + "\n"
     with usage(OSError, ValueError):
+        hosts.check_same("the config", text)
         if old.is_file() and any(p.name.isdigit() for p in (folder / "checkpoints").glob("*")):
             configs_of.check_same(configs_of.read(old), config, folder)
-        if jax.process_index() == 0:
+        if hosts.leads():
             folder.mkdir(parents=True, exist_ok=True)
-            metrics.write_whole(old, json.dumps(configs_of.to_dict(config), indent=1) + "\n")
+            metrics.write_whole(old, text)
             metrics.write_whole(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
 
@@ -129,10 +138,11 @@ def use_all_cores(config: Config) -> None:
     """On CPU, a device for each core that the rows can be shared among. Call before JAX has devices.
 
     XLA gives the operations of one device to all cores, but cuts only the large ones, and waits after each.
-    Leaves alone a mesh that the config cuts, and a number of devices that was set from outside.
+    Leaves alone a mesh that the config cuts, several processes, and a number of devices that was set from
+    outside.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    chosen = chosen or getattr(jax.config, "jax_num_cpu_devices", -1) > 0
+    chosen = chosen or getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or jax.distributed.is_initialized()
     if _on_cpu() and not chosen and config.mesh == MeshShape():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         rows = config.training.rows // config.training.accumulate
@@ -161,24 +171,6 @@ def _on_cpu() -> bool:
     return not importlib.metadata.entry_points(group="jax_plugins") and not importlib.util.find_spec("libtpu")
 
 
-# ---- hosts ---------------------------------------------------------------------------------------------
-
-
-def lanes_of_host(by_row: jax.sharding.NamedSharding, rows: int) -> range:
-    """The rows of a global batch that lie on this host's devices."""
-    spans = by_row.addressable_devices_indices_map((rows, 1)).values()
-    edges = [span[0].indices(rows)[:2] for span in spans if span is not None]
-    return range(min(e[0] for e in edges), max(e[1] for e in edges))
-
-
-def all_hosts(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of the streams of all hosts."""
-    if jax.process_count() == 1:
-        return [state]
-    lanes = multihost_utils.process_allgather(np.asarray(state["lanes"]))
-    return [{**state, "lanes": part.tolist()} for part in lanes]
-
-
 # ---- where a run starts from ---------------------------------------------------------------------------
 
 
@@ -186,12 +178,13 @@ def restore(
     run: Run, config: Config, own: Checkpoints, abstract: TrainState, placed: TrainState
 ) -> tuple[TrainState | None, Any, str]:
     """State and place in the data from the run's own folder or from --resume; None for a new start."""
-    step = own.latest()
-    if step is not None:
+    if own.steps():
+        state, place = own.restore_last(abstract, placed)
+        step = int(state.step)
         note = f"going on from step {step} in {own.folder.parent}"
         if step >= config.training.steps:
             note = f"finished: {own.folder.parent} is at step {step}; more --training.steps take it further"
-        return *own.restore(step, abstract, placed), note
+        return state, place, note
     if run.resume is None:
         return None, None, f"starting from {run.init_from}" if run.init_from else "starting from scratch"
     other, step, saved = _open(run.resume)
@@ -337,15 +330,14 @@ def say_end(
     a_target: float,
     *,
     step: int,
-    stopped: bool,
 ) -> None:
     """The result: bits per byte or accuracy, marks to hold against it, a sample, the run's folder.
 
     A tokenized model's figure is of the canonical tokens of the bytes, an upper bound of the bytes' own.
     """
-    if jax.process_index() != 0:
+    if not hosts.leads():
         return
-    if stopped and step < config.training.steps:
+    if step < config.training.steps:
         log.say(f"stopped and saved at step {step}; the same command goes on from there")
         return
     metrics.plot(folder)

@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from bytelm.devices import device_of
+from bytelm.training import hosts
+
 # What may differ between equal runs: times, and `bytes`, which a run that goes on counts from where it does.
 TIMINGS = ("bytes_per_second", "mfu", "data_wait_seconds", "seconds", "bytes")
 
@@ -22,21 +25,24 @@ class Log:
     """Takes the metrics of each step while they are still being computed, and reads them one step late.
 
     So the device always has its next step queued before the host asks about the last one. One line a
-    logged step goes to ``metrics.jsonl``; bits per byte come first.
+    logged step goes to ``metrics.jsonl``; bits per byte come first. Of several hosts one writes; all stop at
+    figures that are not finite.
     """
 
     def __init__(self, folder: Path, *, start: int, steps: int, every: int, flops: float, peak: float | None):
         """`flops` a byte of training, `peak` of all devices a second (None: unknown, no MFU)."""
         self._path, self._every, self._steps = folder / "metrics.jsonl", every, steps
-        self._keep_until(start)
-        self._file = self._path.open("a")
-        self._events = _Events(folder, start)
+        self._leads = hosts.leads()
+        if self._leads:
+            self._keep_until(start)
+            self._file, self._events = self._path.open("a"), _Events(folder, start)
         self._flops, self._peak = flops, peak
         self._pending: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         self._bytes, self._wait, self._since, self._began = 0.0, 0.0, time.perf_counter(), time.perf_counter()
         self._bar = tqdm(
-            total=steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False
-        )
+            total=steps, initial=start, unit="step", leave=False,
+            disable=not (self._leads and sys.stderr.isatty()),
+        )  # fmt: skip
 
     def _keep_until(self, start: int) -> None:
         """Drops the lines after step `start`: they will be made again."""
@@ -76,19 +82,22 @@ class Log:
         self._since += time.perf_counter() - began
 
     def say(self, text: str) -> None:
-        """A line for people, on standard error."""
+        """A line for people, on standard error, from one host."""
+        if not self._leads:
+            return
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()
-        self._file.close()
-        self._events.close()
+        if self._leads:
+            self._file.close()
+            self._events.close()
 
     def _tell(self, step: int, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
         values, name, figure = _finite(step, metrics)
         self._bytes += values["bytes"]
         self._bar.update(step - self._bar.n)
-        if step % self._every and step != self._steps and len(figures) == 1:
+        if not self._leads or (step % self._every and step != self._steps and len(figures) == 1):
             return
         seconds = max(time.perf_counter() - self._since, 1e-9)
         rate = self._bytes / seconds
@@ -214,11 +223,6 @@ def plot(folder: Path) -> Path:
     return path
 
 
-# Dense bfloat16 peaks a device, from the makers' data sheets.
-_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "TPU v4": 275e12}
-_PEAKS |= {"TPU v5p": 459e12, "TPU v5 lite": 197e12, "TPU v6 lite": 918e12}
-
-
 def peak_flops() -> float | None:
     """Operations a second of all devices: a data sheet's for GPU and TPU, a measured product's on CPU."""
     kind = jax.devices()[0].device_kind
@@ -233,4 +237,5 @@ def peak_flops() -> float | None:
             product(a, a).block_until_ready()
             times.append(time.perf_counter() - start)
         return 2.0 * n**3 / min(times)
-    return next((peak * jax.device_count() for name, peak in _PEAKS.items() if name in kind), None)
+    device = device_of(kind)
+    return None if device is None else device.peak * jax.device_count()

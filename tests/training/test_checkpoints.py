@@ -70,6 +70,60 @@ def test_one_cut_short_does_not_count(tmp_path):
     assert not list(tmp_path.glob("*tmp*"))  # a run that writes there clears it away
 
 
+DAMAGES = {
+    "emptied": lambda data: b"",
+    "cut short": lambda data: data[: len(data) // 2],
+    "overwritten": lambda data: bytes(len(data)),
+    "a byte changed": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 255])
+    + data[len(data) // 2 + 1 :],
+}  # fmt: skip
+
+
+def damage(folder, how):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            path.write_bytes(DAMAGES[how](path.read_bytes()))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("item", ["params", "optimizer", "data"])
+def test_a_damaged_one_is_passed_over(tmp_path, capsys, how, item):
+    write(tmp_path, [1, 2, 3]).close()
+    damage(tmp_path / "3" / item, how)
+    checkpoints = Checkpoints(tmp_path, CheckpointsConfig())
+    found, place = checkpoints.restore_last(ABSTRACT, WHERE)
+    jax.tree.map(np.testing.assert_array_equal, found, state(2))
+    assert place == {"place": 2}
+    said = capsys.readouterr().err
+    assert f"warning: {tmp_path / '3'}: the checkpoint cannot be read" in said
+    assert "using that of step 2" in said
+    assert (tmp_path / "damaged" / "3").is_dir()
+    checkpoints.save(3, state(3), {"place": 3}, {"type": "Config"})  # its place is free again
+    checkpoints.wait()
+    assert int(checkpoints.restore_last(ABSTRACT, WHERE)[0].step) == 3
+    checkpoints.close()
+
+
+def test_control_a_whole_one_is_not_passed_over(tmp_path, capsys):
+    write(tmp_path, [1, 2]).close()
+    checkpoints = Checkpoints(tmp_path, CheckpointsConfig())
+    assert int(checkpoints.restore_last(ABSTRACT, WHERE)[0].step) == 2
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "damaged").exists()
+    checkpoints.close()
+
+
+def test_where_all_are_damaged_nothing_is_moved(tmp_path):
+    write(tmp_path, [1, 2]).close()
+    for step in "12":
+        damage(tmp_path / step / "params", "emptied")
+    checkpoints = Checkpoints(tmp_path, CheckpointsConfig())
+    with pytest.raises(OSError, match="2: the checkpoint cannot be read"):
+        checkpoints.restore_last(ABSTRACT, WHERE)
+    assert checkpoints.steps() == [1, 2]
+    checkpoints.close()
+
+
 def test_a_damaged_one_is_named(tmp_path):
     write(tmp_path, [1, 2]).close()
     for path in (tmp_path / "2" / "params").rglob("*"):

@@ -18,11 +18,11 @@ WHOLE = MeshShape()
 MODEL = ByteTransformerConfig(layers=2, width=16, heads=4, mlp_width=16, dtype="float32")
 
 
-def batch(step, rows=8):
+def batch(step, rows=8, length=T):
     """Packed documents, some padding, some sentinels as targets."""
     random = np.random.default_rng([7, step])
-    symbols = random.integers(97, 103, (rows, T + 1))
-    ends = random.random((rows, T + 1)) < 0.15
+    symbols = random.integers(97, 103, (rows, length + 1))
+    ends = random.random((rows, length + 1)) < 0.15
     symbols[ends] = END
     symbols[:, 5] = np.where(random.random(rows) < 0.3, 258, symbols[:, 5])
     documents = 1 + np.cumsum(ends[:, :-1], axis=1)
