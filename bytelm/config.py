@@ -114,7 +114,8 @@ class Config:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if isinstance(self.model, TokenLMConfig) != (self.data.tokenizer is not None):
+        reads_tokens, tokenizer = isinstance(self.model, TokenLMConfig), self.data.tokenizer
+        if reads_tokens != (tokenizer is not None) and not hasattr(self.model, "pieces"):
             kind = type(self.model).__name__
             raise ValueError(
                 f"model is a {kind} and data.tokenizer {self.data.tokenizer}: a TokenLMConfig reads tokens, "

@@ -38,8 +38,13 @@ def load(
     config, params = parameters(Path(path), step)
     model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
     params = layers.on_one_device(params)
-    if config.data.tokenizer is not None:
+    if isinstance(config.model, models.TokenLMConfig):
         return _converted(model_config, params, Path(path) / "tokenizer.json")
+    if not models.is_causal(config.model):
+        raise ValueError(
+            f"{path}: a {type(config.model).__name__} predicts hidden words and gives no law of texts; "
+            "its figures are in the run's metrics.jsonl, as eval/word_accuracy and eval/bits_per_byte"
+        )
     from bytelm.trained import TrainedLM
 
     model = jax.eval_shape(lambda: models.build(model_config, jax.random.key(0)))
@@ -100,7 +105,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     else:
         config, _, step = _open(Path(path), None)
         checkpoint = f"step {step} of {config.training.steps}"
-    tokenized = config.data.tokenizer is not None
+    tokenized = isinstance(config.model, models.TokenLMConfig)
     unit, tokenizer = "bytes", "none: bytes"
     if tokenized:
         unit, tokenizer = "tokens", f"byte-level BPE of {config.model.vocab_size:,} tokens"  # type: ignore[union-attr]
@@ -108,7 +113,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     flat = jax.tree_util.tree_flatten_with_path(layers.params_of(model))[0]
     by_name = {"/".join(str(k.key) for k in keys): math.prod(x.shape) for keys, x in flat}
     parameters = sum(by_name.values())
-    tables = sum(size for name, size in by_name.items() if name in ("table", "head"))
+    tables = sum(size for name, size in by_name.items() if name.split("/")[-1] in ("table", "head"))
     source = config.data.source
     return {
         "family": type(config.model).__name__.removesuffix("Config"),

@@ -3,6 +3,10 @@
 Every model that is trained offers ``nats(batch, key=None)``, -log p of each target, float32 [B, T], and
 ``counts(batch)``, a `Counts`. Where a target carries no loss its nats mean nothing, finite though. The flat
 case, one byte a target and every byte with a loss, is here.
+
+A model of hidden words offers two more: ``draw(batch, key)``, the batch with what chance chose to hide, as
+further arrays [B, T], without which the model makes the same choice each time; and ``right(batch)``, bool
+[B, W] twice: which words it gets right, and which it was asked for.
 """
 
 from __future__ import annotations

@@ -8,16 +8,30 @@ from typing import Any, TypeAlias
 import jax
 
 from bytelm import sharding
+from bytelm.models.bert import Bert, BertConfig
+from bytelm.models.byte2word import Byte2Word, Byte2WordConfig
+from bytelm.models.byte2word_masked import MaskedByte2Word, MaskedByte2WordConfig
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
 from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
 from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
 from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-ModelConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | LearnYourTokensConfig | TokenLMConfig
+ModelConfig: TypeAlias = (
+    ByteTransformerConfig
+    | WordPooledConfig
+    | Byte2WordConfig
+    | MaskedByte2WordConfig
+    | BertConfig
+    | LearnYourTokensConfig
+    | TokenLMConfig
+)
 
 CONSTRUCTORS: dict[type, Any] = {
     ByteTransformerConfig: ByteTransformer,
     WordPooledConfig: WordPooled,
+    Byte2WordConfig: Byte2Word,
+    MaskedByte2WordConfig: MaskedByte2Word,
+    BertConfig: Bert,
     LearnYourTokensConfig: LearnYourTokens,
     TokenLMConfig: TokenTransformer,
 }
@@ -31,6 +45,11 @@ def build(config: ModelConfig, key: jax.Array) -> Any:
 def flops(config: ModelConfig, length: int) -> float:
     """Operations of the forward pass, a symbol (byte or token), in rows of `length` of them."""
     return CONSTRUCTORS[type(config)].flops(config, length)
+
+
+def is_causal(config: ModelConfig) -> bool:
+    """Whether the model gives a law of what comes next; others predict words that are hidden from them."""
+    return hasattr(CONSTRUCTORS[type(config)], "decode") or isinstance(config, TokenLMConfig)
 
 
 def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:

@@ -9,22 +9,29 @@ import numpy as np
 
 from bytelm.config import Config
 from bytelm.data import ByteCoding, Documents, TokenCoding, Tokens
+from bytelm.data.spellings import spellings
 from bytelm.data.tokenizer import make
 from bytelm.models import TokenLMConfig
+from bytelm.models.pieces import to_text
 
 
 def coding_of(config: Config, folder: Path) -> tuple[Config, ByteCoding | TokenCoding | None]:
     """The coding of a run's data, None for bytes as they are, and the config with the vocabulary's size.
 
-    The tokenizer.json of a tokenized run is in its folder: made there from the training documents, or copied.
+    A model that reads bytes but predicts sub-words gets the spellings of the tokenizer's in its config. The
+    tokenizer.json of a run is in its folder: made there from the training documents, or copied.
     A run that has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for a bad tokenizer.
     """
     bpe, fim = config.data.tokenizer, config.data.fim
     if bpe is None:
         return config, ByteCoding(fim) if fim.rate else None
     begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-    tokens = Tokens(make(bpe, config.data.source, folder, keep=begun))
-    assert isinstance(config.model, TokenLMConfig)
+    path = make(bpe, config.data.source, folder, keep=begun)
+    if not isinstance(config.model, TokenLMConfig):
+        pieces = to_text(spellings(path, config.model.boundaries))
+        model = dataclasses.replace(config.model, pieces=pieces)
+        return dataclasses.replace(config, model=model), ByteCoding(fim) if fim.rate else None
+    tokens = Tokens(path)
     model = dataclasses.replace(config.model, vocab_size=tokens.vocab_size)
     return dataclasses.replace(config, model=model), TokenCoding(tokens, fim)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bytelm import layers
+from bytelm import layers, models
 from bytelm.config import Config
 from bytelm.training.metrics import write_whole
 
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token."""
+    """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token.
+
+    Of a model of hidden words there is nothing to draw.
+    """
 
     def __init__(self, folder: Path, config: Config, model: Any, tokens: Tokens | None):
         """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
         self._path, self._config, self._tokens = folder / "samples.jsonl", config.samples, tokens
-        self._lm: Any
+        self._lm: Any = None
+        if not models.is_causal(config.model):
+            return
         if tokens is None:
             from bytelm.trained import TrainedLM
 
@@ -36,7 +41,7 @@ class Sampler:
             self._lm = TransformerLM(config.model, {})  # type: ignore[arg-type]
 
     def __call__(self, step: int, params: Any) -> None:
-        if jax.process_count() > 1:
+        if self._lm is None or jax.process_count() > 1:
             return  # sampling is one host's work and the parameters may lie on others
         c = self._config
         settings: dict[str, Any] = {
