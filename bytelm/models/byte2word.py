@@ -28,8 +28,7 @@ STOP is never the first slot's.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +36,10 @@ import numpy as np
 from flax import nnx
 
 from bytelm import layers
-from bytelm.attention import attend_cached
 from bytelm.layers import Block
 from bytelm.lm import END, LAW
 from bytelm.loss import Batch, Counts, counts_of, nats_of
-from bytelm.models import byte2word_law, pieces
+from bytelm.models import byte2word_cache, pieces
 from bytelm.models.byte2word_parts import (
     STOP,
     Slots,
@@ -54,7 +52,6 @@ from bytelm.models.byte2word_parts import (
 )
 from bytelm.models.pieces import Candidates, Targets, Vocabulary, vocabulary
 from bytelm.models.words_layout import Layout, read_layout, room
-from bytelm.words import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,24 +71,10 @@ class Byte2WordConfig(WordSizes):
         return vocabulary(self.pieces)
 
 
-class Cache(NamedTuple):
-    """Of rows that are one document each: the whole words, and the one that may go on."""
-
-    length_B: Any  # symbols read
-    node_B: Any  # the rule's state after them
-    since_B: Any
-    symbols_BC: Any  # of the last word
-    size_B: Any  # how many
-    words_B: Any  # words before it
-    words: Any  # keys and values [L, B, W, K, H] of words; of the last one too, as far as it is read
-    before_BD: Any  # the state that predicts the last word
-    after_BD: Any  # the state that predicts the next, were the last whole
-
-
 class Byte2Word(nnx.Module):
     """See the module. Made with a key; parameters are float32, cast at use."""
 
-    rows_of_cache = Cache(0, 0, 0, 0, 0, 0, (1, 1), 0, 0)
+    rows_of_cache = byte2word_cache.ROWS
 
     def __init__(self, config: Byte2WordConfig, key: jax.Array):
         c, D, F = config, config.width, config.hidden
@@ -120,10 +103,10 @@ class Byte2Word(nnx.Module):
           key: for dropout, which a law that is read one by one cannot have; None for none.
         """
         if self.config.pieces or not self.config.boundaries.at_once:
-            return self._one_by_one(symbols_BT, documents_BT)
+            return byte2word_cache.one_by_one(self, symbols_BT, self._told_apart(documents_BT))
         z_BWD, at = self._read(symbols_BT, documents_BT, key)
         slot_BT = jnp.minimum(at.part_BT, self.config.cap - 1)
-        return self._logits(self._of_word(z_BWD, at.newest_BT), slot_BT)[..., :LAW]
+        return self.logits(self._of_word(z_BWD, at.newest_BT), slot_BT)[..., :LAW]
 
     def states(
         self,
@@ -180,75 +163,23 @@ class Byte2Word(nnx.Module):
 
     # ---- the law, one symbol at a time -----------------------------------------------------------------
 
-    def prefill(self, symbols_BT: jax.Array, length_B: jax.Array, context: int) -> tuple[jax.Array, Cache]:
+    def prefill(self, symbols_BT: jax.Array, length_B: jax.Array, context: int) -> tuple[jax.Array, Any]:
         """As `WordPooled.prefill`."""
+        return byte2word_cache.prefill(self, symbols_BT, length_B, context)
 
-        def step(carry: Any, symbol_and_at: Any) -> Any:
-            cache, law_BV = carry
-            symbol_B, at = symbol_and_at
-            new_BV, cache = self.decode(cache, symbol_B, at < length_B)
-            return (cache, jnp.where((at < length_B)[:, None], new_BV, law_BV)), None
-
-        B, T = symbols_BT.shape
-        start = self._nothing(B, context), jnp.zeros((B, LAW), jnp.float32)
-        (cache, law_BV), _ = jax.lax.scan(step, start, (symbols_BT.T.astype(jnp.int32), jnp.arange(T)))
-        return law_BV, cache
-
-    def decode(self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array) -> tuple[jax.Array, Cache]:
-        """As `WordPooled.decode`. The word level steps where some row's word has ended, or may have."""
-        c, rule, row_B = self.config, self.config.boundaries, jnp.arange(len(symbol_B))
-        began_B, state = rule.step(State(cache.node_B, cache.since_B), symbol_B)
-        whole_B = began_B & (cache.length_B > 0)
-        size_B = jnp.where(began_B, 0, cache.size_B) + 1
-        new = Cache(
-            cache.length_B + 1, *state, cache.symbols_BC.at[row_B, size_B - 1].set(symbol_B), size_B,
-            cache.words_B + whole_B, cache.words,
-            jnp.where(whole_B[:, None], cache.after_BD, cache.before_BD), cache.after_BD,
-        )  # fmt: skip
-        new = jax.tree.map(
-            lambda new, old: new if new is old else jnp.where(
-                active_B.reshape(-1, *[1] * (new.ndim - 1)), new, old
-            ), new, cache,
-        )  # fmt: skip
-        ended_B = rule.ended_after(State(new.node_B, new.since_B))
-        due_B = active_B & (ended_B if rule.at_once else True)
-        new = jax.lax.cond(jnp.any(due_B), lambda x: self._step_words(x, due_B), lambda x: x, new)
-        slot_B = jnp.minimum(new.size_B, c.cap - 1)
-        if rule.at_once and not c.pieces:
-            z_BD = jnp.where(ended_B[:, None], new.after_BD, new.before_BD)
-            return self._logits(z_BD, jnp.where(ended_B, 0, slot_B))[:, :LAW], new
-        first_BV = jax.nn.log_softmax(self._logits(new.after_BD, jnp.zeros_like(slot_B)))
-        if c.pieces:
-            place_BK = jnp.broadcast_to(jnp.arange(c.cap), (len(row_B), c.cap))
-            law_BKO = jax.nn.log_softmax(
-                self._logits(jnp.repeat(new.before_BD[:, None], c.cap, axis=1), place_BK)
-            )
-            of_word = functools.partial(byte2word_law.masses, c.vocabulary)
-            within_BV, stop_B = jax.vmap(of_word)(law_BKO, new.symbols_BC, new.size_B)
-            first_BV = jax.vmap(functools.partial(byte2word_law.first, c.vocabulary))(first_BV)
-            if rule.at_once:
-                return jnp.where(ended_B[:, None], first_BV, within_BV), new
-            within_BV = jnp.concatenate([within_BV, stop_B[:, None]], axis=1)
-        else:
-            within_BV = jax.nn.log_softmax(self._logits(new.before_BD, slot_B))
-        symbol_BV = jnp.broadcast_to(jnp.arange(LAW), (len(row_B), LAW))
-        states = State(*(jnp.repeat(x[:, None], LAW, axis=1) for x in (new.node_B, new.since_B)))
-        ends_BV, _ = jax.vmap(rule.step, in_axes=1, out_axes=1)(states, symbol_BV)
-        return jnp.where(ends_BV, within_BV[:, STOP:] + first_BV[:, :LAW], within_BV[:, :LAW]), new
+    def decode(self, cache: Any, symbol_B: jax.Array, active_B: jax.Array) -> tuple[jax.Array, Any]:
+        """As `WordPooled.decode`."""
+        return byte2word_cache.decode(self, cache, symbol_B, active_B)
 
     def advance(
-        self, cache: Cache, symbol_B: jax.Array, active_B: jax.Array
-    ) -> tuple[jax.Array, Cache, jax.Array]:
+        self, cache: Any, symbol_B: jax.Array, active_B: jax.Array
+    ) -> tuple[jax.Array, Any, jax.Array]:
         """`decode`, and which rows are done: all that are active."""
         return *self.decode(cache, symbol_B, active_B), active_B
 
-    def fits(self, cache: Cache, symbol_B: jax.Array, context: int) -> jax.Array:
+    def fits(self, cache: Any, symbol_B: jax.Array, context: int) -> jax.Array:
         """Whether each row has room for one more symbol, bool [B]."""
-        rule = self.config.boundaries
-        began_B, state = rule.step(State(cache.node_B, cache.since_B), symbol_B)
-        before_B = cache.words_B + (began_B & (cache.length_B > 0))
-        more_B = rule.ended_after(state) if rule.at_once else 1
-        return (cache.length_B < context) & (before_B + more_B <= min(self.config.words, context))
+        return byte2word_cache.fits(self, cache, symbol_B, context)
 
     def room(self, symbols: np.ndarray, context: int) -> int:
         """How long a row that begins with `symbols` can surely get; if that is less, how many of them fit."""
@@ -279,7 +210,7 @@ class Byte2Word(nnx.Module):
         start_D = self.start[...].astype(z_BWD.dtype)
         return jnp.where((word_BT >= 0)[..., None], jnp.take_along_axis(z_BWD, at_BT1, axis=1), start_D)
 
-    def _logits(self, z_BD: jax.Array, slot_B: jax.Array) -> jax.Array:
+    def logits(self, z_BD: jax.Array, slot_B: jax.Array) -> jax.Array:
         """Of all outputs; STOP is never the first slot's, nor any slot's where the rule knows at once."""
         logits_BV = logits_of(self.slots(z_BD, slot_B), self.head)
         never_B1 = (slot_B == 0)[..., None] | self.config.boundaries.at_once
@@ -319,64 +250,8 @@ class Byte2Word(nnx.Module):
 
     def _cost(self, z_BWD, word_BT, slot_BT, output_BT) -> jax.Array:
         """-log p of an output in a slot of the word after some word, [B, T]."""
-        law_BTV = jax.nn.log_softmax(self._logits(self._of_word(z_BWD, word_BT), slot_BT))
+        law_BTV = jax.nn.log_softmax(self.logits(self._of_word(z_BWD, word_BT), slot_BT))
         return -jnp.take_along_axis(law_BTV, output_BT[..., None], axis=-1)[..., 0]
-
-    def _one_by_one(self, symbols_BT: jax.Array, documents_BT: jax.Array | None) -> jax.Array:
-        """The law's logarithm after each symbol [B, T, 257], read one by one."""
-        B, T = symbols_BT.shape
-        start = self._nothing(B, T)
-        new_BT = jnp.zeros((B, T), bool)
-        if self.config.isolate_documents and documents_BT is not None:
-            new_BT = jnp.pad(documents_BT[:, 1:] != documents_BT[:, :-1], ((0, 0), (1, 0)))
-
-        def step(cache: Cache, symbol_and_new: Any) -> tuple[Cache, jax.Array]:
-            symbol_B, new_B = symbol_and_new
-
-            def fresh(axis: int, a: jax.Array, b: jax.Array) -> jax.Array:
-                return jnp.where(new_B.reshape(*[1] * axis, -1, *[1] * (a.ndim - axis - 1)), a, b)
-
-            cache = jax.tree.map(fresh, self.rows_of_cache, start, cache)
-            law_BV, cache = self.decode(cache, symbol_B, jnp.ones(B, bool))
-            return cache, jax.nn.log_softmax(law_BV)
-
-        columns = symbols_BT.T.astype(jnp.int32), new_BT.T
-        return jax.lax.scan(step, start, columns)[1].swapaxes(0, 1)
-
-    def _nothing(self, B: int, context: int) -> Cache:
-        c, dtype, sizes = self.config, layers.compute_dtype(self.config.dtype), self.config.sizes
-        zero_B = jnp.zeros(B, jnp.int32)
-        room_ = min(c.words, context)
-        words_ = tuple(
-            jnp.zeros((c.layers, B, room_, sizes.key_heads, sizes.head_width), dtype) for _ in range(2)
-        )
-        start_BD = jnp.broadcast_to(self.start[...].astype(dtype), (B, c.width))
-        symbols_BC = jnp.zeros((B, c.cap), jnp.int32)
-        return Cache(zero_B, *c.boundaries.start(B), symbols_BC, zero_B, zero_B, words_, start_BD, start_BD)
-
-    def _step_words(self, cache: Cache, which_B: jax.Array) -> Cache:
-        """The last word, as far as it is read, through encoder and word level, in the rows of `which_B`."""
-        u_BD = self.reader.one(cache.symbols_BC, cache.size_B)
-        M = cache.words[0].shape[2]
-        at_B, row_B = jnp.minimum(cache.words_B, M - 1), jnp.arange(len(which_B))
-        visible_BM = jnp.arange(M) <= at_B[:, None]
-        write_B11 = which_B[:, None, None]
-
-        def layer(carry: Any, per_layer: Any) -> Any:  # as in the flat model, written in place
-            x_B1D, k_LBMKH, v_LBMKH = carry
-            block, at = per_layer
-            q_B1NH, k_B1KH, v_B1KH = block.project(x_B1D, at_B[:, None])
-            k_LBMKH, v_LBMKH = (
-                x.at[at, row_B, at_B].set(jnp.where(write_B11, y[:, 0], x[at, row_B, at_B]))
-                for x, y in ((k_LBMKH, k_B1KH), (v_LBMKH, v_B1KH))
-            )
-            a_BNH = attend_cached(q_B1NH[:, 0], k_LBMKH[at], v_LBMKH[at], visible_BM)
-            return (block.finish(x_B1D, a_BNH[:, None]), k_LBMKH, v_LBMKH), None
-
-        depth = jnp.arange(self.config.layers)
-        (z_B1D, *words_), _ = jax.lax.scan(layer, (u_BD[:, None], *cache.words), (self.blocks, depth))
-        after_BD = jnp.where(which_B[:, None], z_B1D[:, 0], cache.after_BD)
-        return cache._replace(words=tuple(words_), after_BD=after_BD)
 
     # ---- sizes -----------------------------------------------------------------------------------------
 
