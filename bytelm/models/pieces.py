@@ -164,8 +164,9 @@ def pack(most: int, of_pieces: Candidates, of_stops: Candidates, first_BT: jax.A
     limit_B1 = jnp.where(over_B1 < T, limit_B1, T)
     at_BM = found_BM[:, :-1] // 2
     index_BM = jnp.minimum(found_BM[:, :-1], 2 * T - 1)
-    of = [jnp.take_along_axis(x, index_BM, axis=1) for x in both[1:]]
-    return Targets(at_BM < limit_B1, jnp.minimum(at_BM, T - 1), *of, limit_B1[:, 0])
+    word_BM, slot_BM, output_BM = (jnp.take_along_axis(x, index_BM, axis=1) for x in both[1:])
+    real_BM, at_BM = at_BM < limit_B1, jnp.minimum(at_BM, T - 1)
+    return Targets(real_BM, at_BM, word_BM, slot_BM, output_BM, limit_B1[:, 0])
 
 
 def costs(targets: Targets, nats_BM: jax.Array, T: int) -> jax.Array:
