@@ -68,7 +68,7 @@ class Bert(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """As `MaskedByte2Word.states`, of pieces: [B, U, D] and int32 [B, U]."""
         units = self._units(symbols_BT, documents_BT)
-        return self._states(units, None, key), units.document_BU
+        return self.slots.norm(self._states(units, None, key)), units.document_BU
 
     def draw(self, batch: Batch, key: jax.Array | None) -> Batch:
         """The batch with the words that are hidden in it; see `bytelm.loss`."""

@@ -114,10 +114,12 @@ class Byte2Word(nnx.Module):
         documents_BT: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The states of words, [B, W, D], and the document of each, int32 [B, W], 0 where there is no
-        word."""
+        """The states of words, normed, [B, W, D], and the document of each, int32 [B, W].
+
+        The document is 0 where there is no word. Arguments as above; nothing is predicted.
+        """
         z_BWD, at = self._read(symbols_BT, documents_BT, key)
-        return z_BWD, documents_of_words(at, documents_BT, z_BWD.shape[1])
+        return self.slots.norm(z_BWD), documents_of_words(at, documents_BT, z_BWD.shape[1])
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """The cost of each target, float32 [B, T]: -log p of it, or for sub-words, and for rules that know

@@ -58,7 +58,8 @@ class MaskedByte2Word(nnx.Module):
         documents_BT: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The states of words, [B, W, D], and the document of each, int32 [B, W], 0 where there is no word.
+        """The states of words, normed, [B, W, D], and the document of each, int32 [B, W], 0 where there is
+        none.
 
         Args:
           symbols_BT: integers below 261.
@@ -67,7 +68,8 @@ class MaskedByte2Word(nnx.Module):
           key: for dropout; None for none.
         """
         at = self._layout(symbols_BT, documents_BT)
-        return self._states(symbols_BT, documents_BT, at, None, key)
+        z_BWD, document_BW = self._states(symbols_BT, documents_BT, at, None, key)
+        return self.slots.norm(z_BWD), document_BW
 
     def draw(self, batch: Batch, key: jax.Array | None) -> Batch:
         """The batch with the words that are hidden in it; see `bytelm.loss`."""

@@ -119,6 +119,7 @@ def test_packed_states_equal_written_out(rule):
             expected.append(stacked(params, u, model.config.rope_base, causal=True))
             numbers += [number] * len(u)
         expected = np.concatenate(expected)
+        expected = norm(expected, params["slots"]["norm"]["scale"])
         np.testing.assert_allclose(z_BWD[b, : len(expected)], expected, atol=2e-4)
         np.testing.assert_array_equal(document_BW[b], numbers + [0] * (T - len(numbers)))
     params["reader"]["places"] = params["reader"]["places"][::-1]
