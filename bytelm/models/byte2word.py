@@ -59,7 +59,7 @@ class Byte2WordConfig(WordSizes):
     """Sizes of a causal Byte2Word."""
 
     pieces: str = ""  # sub-words, in hex; a run with data.tokenizer fills it in. Empty: bytes
-    predictions: int = 1024  # of sub-words, most of a row in training; bytes beyond carry no loss
+    predictions: int = 1536  # of sub-words, most of a row in training; bytes beyond carry no loss
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -98,8 +98,8 @@ class Cut(NamedTuple):
 def cut(v: Vocabulary, symbols_BT: jax.Array, begins_BT: jax.Array) -> Cut:
     """The pieces of words that begin where `begins_BT`, the first symbol of a row in any case."""
     T = symbols_BT.shape[1]
-    symbols_BT, t_T = symbols_BT.astype(jnp.int32), jnp.arange(T, dtype=jnp.int32)
-    begins_BT = begins_BT.at[:, 0].set(True)
+    symbols_BT, t_T = jnp.asarray(symbols_BT, jnp.int32), jnp.arange(T, dtype=jnp.int32)
+    begins_BT = jnp.asarray(begins_BT).at[:, 0].set(True)
     word_BT = jnp.cumsum(begins_BT, axis=1, dtype=jnp.int32)
 
     def further(carry, depth):
