@@ -274,7 +274,7 @@ def test_limits_lose_whole_words_and_count_them(kind, limit):
 def test_starts_at_the_uniform_law(kind):
     config = build(kind).config
     model = jax.jit(lambda key: models.build(config, key))(jax.random.key(0))
-    nats_T = np.asarray(jax.jit(model.nats)(hidden(1, 1)))[0]
+    nats_T = np.asarray(jax.jit(lambda model: model.nats(hidden(1, 1)))(model))[0]
     count = len(greedy(batch()["inputs"][0, slice(*spans()[1][:2])], set(config.vocabulary.spellings)))
     outputs = config.vocabulary.outputs
     expected = count * np.log(outputs) if kind == "bert" else count * np.log(outputs) + np.log(outputs - 1)
