@@ -10,7 +10,8 @@ from typing import Protocol
 class Boundaries(Protocol):
     """What is asked of a boundary rule (`bytelm.words.Rule`)."""
 
-    cap: int
+    @property
+    def cap(self) -> int: ...
 
     def cut(self, data: bytes) -> list[bytes]: ...
 

@@ -190,7 +190,8 @@ def run_stack(
     def layer(x_BWD: jax.Array, per_layer: Any) -> Any:
         block, key = per_layer
         x_BWD = sharding.constrain(x_BWD, "batch", None, None)
-        a_BWNH = attend(*block.project(x_BWD, position_1W), documents_BW, causal=causal)
+        q_BWNH, k_BWKH, v_BWKH = block.project(x_BWD, position_1W)
+        a_BWNH = attend(q_BWNH, k_BWKH, v_BWKH, documents_BW, causal=causal)
         return block.finish(x_BWD, a_BWNH, key), None
 
     depth = jax.tree.leaves(blocks)[0].shape[0]

@@ -11,7 +11,7 @@ from bytelm.config import Config
 from bytelm.data import ByteCoding, Documents, TokenCoding, Tokens
 from bytelm.data.spellings import spellings
 from bytelm.data.tokenizer import make
-from bytelm.models import TokenLMConfig
+from bytelm.models import BertConfig, Byte2WordConfig, MaskedByte2WordConfig, TokenLMConfig
 from bytelm.models.pieces import to_text
 
 
@@ -27,10 +27,11 @@ def coding_of(config: Config, folder: Path) -> tuple[Config, ByteCoding | TokenC
         return config, ByteCoding(fim) if fim.rate else None
     begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
     path = make(bpe, config.data.source, folder, keep=begun)
-    if not isinstance(config.model, TokenLMConfig):
+    if isinstance(config.model, Byte2WordConfig | MaskedByte2WordConfig | BertConfig):
         pieces = to_text(spellings(path, config.model.boundaries))
-        model = dataclasses.replace(config.model, pieces=pieces)
-        return dataclasses.replace(config, model=model), ByteCoding(fim) if fim.rate else None
+        reading_bytes = dataclasses.replace(config.model, pieces=pieces)
+        return dataclasses.replace(config, model=reading_bytes), ByteCoding(fim) if fim.rate else None
+    assert isinstance(config.model, TokenLMConfig)
     tokens = Tokens(path)
     model = dataclasses.replace(config.model, vocab_size=tokens.vocab_size)
     return dataclasses.replace(config, model=model), TokenCoding(tokens, fim)

@@ -68,20 +68,20 @@ def test_masses_are_sums_over_all_sequences(tiny):
 
 
 def test_every_byte_stays_possible(tiny):
-    """In a word of C bytes that only single bytes can spell, each as unlikely as can be."""
-    v, C = tiny[0], 20
+    """In a word that only single bytes can spell, each as unlikely as can be."""
+    v, C = tiny[0], SLOTS
     law_KO = jnp.full((C, v.outputs), -200.0).at[:, v.stop].set(0.0)
-    found = byte2word_law.masses(v, law_KO, jnp.full(C, 255), jnp.int32(C - 1))
+    found = jax.jit(lambda *x: byte2word_law.masses(v, *x))(law_KO, jnp.full(C, 255), jnp.int32(C - 1))
     assert np.isfinite(found.next_V).all()
 
 
 # ---- as a ByteLM ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=RULES)
+@pytest.fixture(scope="module", params=["runs", pytest.param("closing", marks=pytest.mark.slow)])
 def both(request):
-    model = build(rule=request.param, words=64, pieces=PIECES)
-    return model, TrainedLM(model, layers.params_of(model), 64)
+    model = build(rule=request.param, words=32, pieces=PIECES)
+    return model, TrainedLM(model, layers.params_of(model), 32)
 
 
 def spelled_by(v, laws, x):
@@ -150,10 +150,11 @@ def test_law_is_the_one_defined(both):
 
 def test_contract_of_byte_lms(both):
     """Ragged, empty, binary, multilingual, and longer than a window."""
-    texts = [b"", "naïve 你好, мир".encode(), bytes(range(120, 190)), b"a"]
+    texts = [b"", "naïve 你好, мир".encode(), bytes(range(120, 157)), b"a"]
     assert_byte_lm(both[1], texts, [b"", b"The ", "é", b""], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_generates_its_greedy_law(both):
     _, lm = both
     (found,) = generate(lm, [b"The "], max_bytes=8, temperature=0)
@@ -163,7 +164,7 @@ def test_generates_its_greedy_law(both):
     assert found == out
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["runs", pytest.param("closing", marks=pytest.mark.slow)])
 def test_training_cost_is_an_upper_bound(rule):
     """Document by document, of canonical pieces (and STOP); with the limit of predictions, of whole words."""
     model, symbols_BT = build(rule=rule, pieces=PIECES), rows()
@@ -175,7 +176,7 @@ def test_training_cost_is_an_upper_bound(rule):
         mine = (batch["documents"] == number) & (batch["targets"] < END)
         assert (np.sum(nats_BT * mine, axis=1) > np.sum(exact_BT * mine, axis=1) - 1e-4).all()
     few = build(rule=rule, pieces=PIECES, predictions=12)
-    counts, all_of = few.counts(batch), model.counts(batch)
+    counts, all_of = (jax.jit(m.counts)(batch) for m in (few, model))
     np.testing.assert_array_equal(counts.bytes + counts.lost, all_of.bytes)
     assert np.asarray(counts.lost).sum() > 0 == np.asarray(all_of.lost).sum()
     kept_BT = np.asarray(counts.bytes) > 0
