@@ -6,21 +6,26 @@ word and make its vector; a causal Transformer runs over words; its state at wor
 word i + 1, each independently of the others: u_k = f(z_i + r_k). The first word of a document, or of a row
 that begins inside one, is predicted from a learned state.
 
-Slots hold bytes (`bytelm.models.byte2word_masked` predicts the same ones of a masked word). So slot k is a
-law p_k over 258 outputs: the 256 bytes, end of text, and STOP, the end of the word before this slot. The
-words are those of a rule, which is a function of the bytes, so as a `ByteLM` the model asks the rule. After n
-symbols of the current word:
+Slots hold bytes, so that slot k is a law p_k over 258 outputs: the 256 bytes, end of text, and STOP, the end
+of the word before this slot. The words are those of a rule, which is a function of the bytes, so as a
+`ByteLM` the model asks the rule. After n symbols of the current word:
 
 * A rule that knows at once (`bytelm.words`) says before the next symbol whether the word has ended. If not,
   the law is p_n without STOP, divided by the sum over the 257; if it has, STOP costs nothing and the law is
   p_0 of the next word, from the state that the word just ended has. End of text is an output like the bytes,
-  in any slot. Training minimises this law's own cost.
+  in any slot. Training minimises this law's own cost; STOP has no part in it.
 * Of a rule that knows one symbol later, each of the 257 symbols b is asked for: b gets p_n(b) if the word
   goes on with it, and p_n(STOP) p_0'(b) if it ends before b, as it always does before end of text, where p_0'
   is of the state that the word so far would have. Divided by the sum over the 257. This takes a provisional
   step of the word level a byte, and its law is read symbol by symbol. In a word of C symbols, and after a
   sentinel, all b end the word and the factor cancels. The loss in training, of symbols and of STOP, is an
   upper bound.
+
+Or slots hold sub-words (`pieces`). Then p_n(b) is the probability that the slots, until STOP, spell a word
+that begins with the n symbols and b, and p_n(STOP) that they spell exactly the n symbols: sums over all ways
+to spell them (`bytelm.models.byte2word_law`), with the rule asked as above. This law too is read symbol by
+symbol. The loss in training is that of the canonical pieces (`bytelm.models.pieces`), an upper bound but for
+the word inside which a row begins.
 
 STOP is never the first slot's.
 """
