@@ -1,8 +1,7 @@
 """python train.py byte2word_mlm
 
 Byte2Word as an encoder (docs/byte2word.md): 15 % of the words are hidden, and their bytes predicted. The data
-and scale of `default`. `--data.tokenizer.size 8192` predicts the sub-words of a BPE that the run trains
-first.
+and scale of `default`. `byte2word_mlm_bpe` predicts their sub-words.
 """
 
 from bytelm.config import Checkpoints, Config, Data, Evaluation, Optimizer, Training

@@ -23,9 +23,9 @@ SHORT = (
 )
 RUNS = {
     "bytes": ("byte2word",),
-    "pieces": ("byte2word", "--model.rule", "runs", "--model.cap", "8", "--data.tokenizer.size", "300"),
+    "pieces": ("byte2word_bpe", "--data.tokenizer.size", "300", "--model.cap", "8"),
     "hidden bytes": ("byte2word_mlm",),
-    "hidden pieces": ("byte2word_mlm", "--model.mixed", "--data.tokenizer.size", "300"),
+    "hidden pieces": ("byte2word_mlm_bpe", "--data.tokenizer.size", "300", "--model.mixed"),
     "bert": ("bert_bpe", "--data.tokenizer.size", "300"),
 }
 
@@ -44,10 +44,6 @@ def run(request, tmp_path_factory):
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["config"]
     files = configs.Files(train=(str(folder / "train.txt"),), valid=(str(folder / "valid.txt"),))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=files))
-    if "--data.tokenizer.size" in flags and config.data.tokenizer is None:
-        config = dataclasses.replace(
-            config, data=dataclasses.replace(config.data, tokenizer=configs.Bpe(size=300))
-        )
     (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
     (folder / "it.py").write_text(
         "from pathlib import Path\nfrom bytelm import config as c\n"
