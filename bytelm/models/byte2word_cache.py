@@ -45,7 +45,10 @@ def start(model: Any, rows: int, context: int) -> Cache:
     words = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
     start_BD = jnp.broadcast_to(model.start[...].astype(dtype), (rows, c.width))
     symbols_BC = jnp.zeros((rows, c.cap), jnp.int32)
-    return Cache(zero_B, *c.boundaries.start(rows), symbols_BC, zero_B, zero_B, words, start_BD, start_BD)
+    node_B, since_B = c.boundaries.start(rows)
+    return Cache(
+        zero_B, node_B, since_B, symbols_BC, zero_B, zero_B, words, before_BD=start_BD, after_BD=start_BD
+    )
 
 
 def prefill(model: Any, symbols_BT: jax.Array, length_B: jax.Array, context: int) -> tuple[jax.Array, Cache]:
@@ -85,12 +88,15 @@ def decode(model: Any, cache: Cache, symbol_B: jax.Array, active_B: jax.Array) -
     began_B, state = rule.step(State(cache.node_B, cache.since_B), symbol_B)
     whole_B = began_B & (cache.length_B > 0)
     size_B = jnp.where(began_B, 0, cache.size_B) + 1
-    read = Cache(
-        cache.length_B + 1, *state,
-        cache.symbols_BC.at[jnp.arange(len(symbol_B)), size_B - 1].set(symbol_B), size_B,
-        cache.words_B + whole_B, cache.words,
-        jnp.where(whole_B[:, None], cache.after_BD, cache.before_BD), cache.after_BD,
-    )  # fmt: skip
+    read = cache._replace(
+        length_B=cache.length_B + 1,
+        node_B=state.node,
+        since_B=state.since,
+        symbols_BC=cache.symbols_BC.at[jnp.arange(len(symbol_B)), size_B - 1].set(symbol_B),
+        size_B=size_B,
+        words_B=cache.words_B + whole_B,
+        before_BD=jnp.where(whole_B[:, None], cache.after_BD, cache.before_BD),
+    )
     read = jax.tree.map(functools.partial(_choose, active_B), ROWS, read, cache)._replace(words=cache.words)
     ended_B = rule.ended_after(State(read.node_B, read.since_B))
     due_B = active_B & (ended_B if rule.at_once else True)

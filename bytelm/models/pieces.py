@@ -119,9 +119,13 @@ def cut(v: Vocabulary, symbols_BT: jax.Array, begins_BT: jax.Array) -> Cut:
     begun_BS = jnp.zeros((len(symbols_BT), T + 1), bool).at[:, 0].set(True)
     next_BS = jnp.pad(t_T + size_BT, ((0, 0), (0, 1)), constant_values=T)
     row_B1 = jnp.arange(len(symbols_BT))[:, None]
-    for _ in range(max(1, T.bit_length())):
-        begun_BS = begun_BS | jnp.zeros_like(begun_BS).at[row_B1, next_BS].max(begun_BS)
-        next_BS = jnp.take_along_axis(next_BS, next_BS, axis=1)
+
+    def double(_: int, begun_and_next: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        begun_BS, next_BS = begun_and_next
+        led_to_BS = jnp.zeros_like(begun_BS).at[row_B1, next_BS].max(begun_BS)
+        return begun_BS | led_to_BS, jnp.take_along_axis(next_BS, next_BS, axis=1)
+
+    begun_BS, _ = jax.lax.fori_loop(0, T.bit_length(), double, (begun_BS, next_BS))
     starts_BT = begun_BS[:, :T]
     number_BT = jnp.cumsum(starts_BT, axis=1, dtype=jnp.int32) - 1
     first_BT = jax.lax.cummax(jnp.where(begins_BT, number_BT, 0), axis=1)

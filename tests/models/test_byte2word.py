@@ -234,7 +234,7 @@ def test_room_is_what_fits(rule, data):
         for n in (1, 5, fit - 1, fit, fit + 1, len(symbols)):
             room = model.room(symbols[:n], context)
             assert room == fit if n > fit else n <= room <= fit, (n, room, fit)
-    cache, fits = model_start(model, 64), jax.jit(lambda c, s: model.fits(c, s, 64))
+    cache, fits = model_start(model, 1, 64), jax.jit(lambda c, s: model.fits(c, s, 64))
     step, read = jax.jit(model.decode), 0
     while read < len(symbols) and fits(cache, symbols[read : read + 1])[0]:
         _, cache = step(cache, symbols[read : read + 1].astype(np.int32), np.array([True]))
@@ -242,7 +242,8 @@ def test_room_is_what_fits(rule, data):
     assert read == model.room(symbols, 64)
 
 
-@pytest.mark.parametrize("rule", ["closing", pytest.param("runs", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@every_rule
 def test_words_beyond_the_limit_lose_their_loss_and_are_counted(rule):
     model, roomy = build(rule=rule, words=5), build(rule=rule)
     batch = {"inputs": rows(), "targets": np.roll(rows(), -1, axis=1), "documents": documents()}

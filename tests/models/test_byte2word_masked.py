@@ -117,9 +117,9 @@ def test_vocabulary():
 
 @pytest.fixture(scope="module", params=KINDS)
 def both(request):
-    """A model, and all that it says of a batch of three rows."""
+    """A model, and what it says of a batch of three rows."""
     model = build(request.param)
-    run = jax.jit(lambda m, b: (m.nats(b), m.counts(b), m.right(b), *m._predict(b, None)))
+    run = jax.jit(lambda m, b: (m.nats(b), m.counts(b), *m._predict(b, None)))
     return model, lambda batch: run(model, batch)
 
 
@@ -211,9 +211,12 @@ def test_costs_equal_written_out(both):
     np.testing.assert_allclose(found_T, expected_T, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_right_words(both):
     """Against argmax, piece by piece; and those whose pieces are all guessed are right."""
-    _, _, (right_BW, asked_BW), targets, logits_BMV = both[1](hidden(3, 1, 4, 7))
+    model, run = both
+    *_, targets, logits_BMV = run(hidden(3, 1, 4, 7))
+    right_BW, asked_BW = jax.jit(model.right)(hidden(3, 1, 4, 7))
     guess_BM = np.asarray(logits_BMV).argmax(-1)
     for b in range(3):
         assert np.flatnonzero(asked_BW[b]).tolist() == [1, 4, 7]
@@ -261,8 +264,8 @@ def test_which_words_are_hidden(kind):
     ("both", "limit"),
     [
         ("words", {"predictions": 9}),
-        ("bert", {"units": 14}),
         pytest.param("words", {"words": 7}, marks=pytest.mark.slow),
+        pytest.param("bert", {"units": 14}, marks=pytest.mark.slow),
         pytest.param("bert", {"predictions": 9}, marks=pytest.mark.slow),
     ],
     indirect=["both"],
@@ -279,11 +282,12 @@ def test_limits_lose_whole_words_and_count_them(both, limit, request):
     kept_BT = np.asarray(counts.bytes) > 0
     if "predictions" in limit:  # with fewer words than the row has the others are not seen
         np.testing.assert_allclose(nats_BT[kept_BT], all_nats_BT[kept_BT], rtol=1e-4)
-    grads = jax.jit(jax.grad(lambda m: jnp.sum(m.nats(of))))(model)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    if "words" in limit or "units" in limit:  # with fewer words than the row has
+        grads = jax.jit(jax.grad(lambda m: jnp.sum(m.nats(of))))(model)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["words", pytest.param("bert", marks=pytest.mark.slow)])
 def test_starts_at_the_uniform_law(kind):
     config = build(kind).config
     model = jax.jit(lambda key: models.build(config, key))(jax.random.key(0))
