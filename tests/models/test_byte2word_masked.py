@@ -12,9 +12,12 @@ import small
 from test_byte2word import cut, encoded, float64, slot_law, stacked
 
 from bytelm import layers, models, words
+from bytelm.config import Optimizer
 from bytelm.lm import END, MASK
 from bytelm.models import BertConfig, MaskedByte2WordConfig, masking, pieces
 from bytelm.models.masking import MASKED
+from bytelm.training.optimizer import make_optimizer
+from bytelm.training.step import TrainState, make_train_step
 
 T = 48
 PIECES = pieces.to_text({b"the", b" the", b"at", b" c", b"og", b"an", "й".encode(), b"th", b"e d"})
@@ -318,3 +321,22 @@ def test_cut_is_that_of_the_rule():
     assert [bytes(w.tolist()) for w in cut(build("words").config, np.frombuffer(b"the cat", np.uint8))] == [
         b"the", b" cat",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+@every_kind
+def test_a_step_of_training_hides_by_its_key(kind):
+    """Other words with each step, the same in however many parts; all that is counted is that choice."""
+    model, of, found = build(kind, share=0.15), batch(8), {}
+    optimizer = make_optimizer(Optimizer(name="adamw"), layers.matrices_of(model), layers.rates_of(model))
+    params = layers.params_of(model)
+    for parts in (1, 2):
+        step = jax.jit(make_train_step(model, optimizer, parts, None))
+        for at in (0, 1):
+            state = TrainState(jnp.int32(at), params, optimizer.init(params), None)
+            found[parts, at] = {k: float(x) for k, x in step(state, of, 1e-3, jax.random.key(3))[1].items()}
+    assert found[1, 0]["bytes"] != found[1, 1]["bytes"]
+    for name in ("bytes", "nats", "gradient_norm"):
+        assert found[1, 0][name] == pytest.approx(found[2, 0][name], rel=1e-4)
+    drawn = model.draw(of, jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), 1))
+    assert found[1, 1]["bytes"] == float(model.counts(drawn).bytes.sum())
