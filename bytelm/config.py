@@ -122,7 +122,8 @@ class Config:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         inner = backbone(self.model)
-        if isinstance(inner, TokenLMConfig) != (self.data.tokenizer is not None):
+        reads_tokens, tokenizer = isinstance(inner, TokenLMConfig), self.data.tokenizer
+        if reads_tokens != (tokenizer is not None) and not hasattr(inner, "pieces"):
             kind = type(inner).__name__
             raise ValueError(
                 f"model is a {kind} and data.tokenizer {self.data.tokenizer}: a TokenLMConfig reads tokens, "

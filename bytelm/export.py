@@ -19,22 +19,20 @@ def export(run: str | Path, folder: str | Path, *, step: int | None = None) -> s
 
     from bytelm import saved
     from bytelm.load import parameters
+    from bytelm.models import TokenLMConfig
 
     run, folder = Path(run), Path(folder)
     config, params = parameters(run, step)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: there is something already; name an empty or a new folder")
     params = jax.device_get(params)
-    if config.data.tokenizer is None:
+    if not isinstance(config.model, TokenLMConfig):
         saved.save(folder, config, params)
         return f"{folder}: {type(config.model).__name__.removesuffix('Config')}, safetensors"
     from bytelm import hub
     from bytelm.data.tokens import Tokens
-    from bytelm.models import TokenLMConfig
     from bytelm.models.token_lm import unstack
 
-    if not isinstance(config.model, TokenLMConfig):
-        raise ValueError(f"{run}: a classifier of tokens; only language models are exported as such a folder")
     tokenizer = run / "tokenizer.json"
     end = Tokens(tokenizer).end
     hub.save(folder, config.model, unstack(params), tokenizer=tokenizer, bos=end, eos=[end])

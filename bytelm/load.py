@@ -52,8 +52,13 @@ def load(
     model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
     if mesh is None:
         params = layers.on_one_device(params)
-    if config.data.tokenizer is not None:
+    if isinstance(config.model, models.TokenLMConfig):
         return _converted(model_config, params, Path(path) / "tokenizer.json")
+    if not models.is_causal(config.model):
+        raise ValueError(
+            f"{path}: a {type(config.model).__name__} predicts hidden words and gives no law of texts; "
+            "its figures are in the run's metrics.jsonl, as eval/word_accuracy and eval/bits_per_byte"
+        )
     from bytelm.trained import TrainedLM
 
     model = jax.eval_shape(lambda: models.build(model_config, jax.random.key(0)))
@@ -140,7 +145,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     else:
         config, _, step = _open(Path(path), None)
         checkpoint = f"step {step} of {config.training.steps}"
-    tokenized = config.data.tokenizer is not None
+    tokenized = isinstance(models.backbone(config.model), models.TokenLMConfig)
     unit, tokenizer = "bytes", "none: bytes"
     if tokenized:
         unit, tokenizer = "tokens", f"byte-level BPE of {models.backbone(config.model).vocab_size:,} tokens"  # type: ignore[union-attr]

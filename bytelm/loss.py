@@ -4,6 +4,10 @@ Every model that is trained offers ``nats(batch, key=None)``, -log p of each tar
 ``counts(batch)``, a `Counts`. Where a target carries no loss its nats mean nothing, finite though. The flat
 case, one byte a target and every byte with a loss, is here. A classifier's targets are the labels of
 documents, each at its document's last symbol; it also offers ``judge(batch)``: the nats, and its own choice.
+
+A model of hidden words offers two more: ``draw(batch, key)``, the batch with what chance chose to hide, as
+further arrays [B, T], without which the model makes the same choice each time; and ``right(batch)``, bool
+[B, W] twice: which words it gets right, and which it was asked for.
 """
 
 from __future__ import annotations

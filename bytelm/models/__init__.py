@@ -9,6 +9,9 @@ import jax
 
 from bytelm import sharding
 from bytelm.models.backbones import BACKBONES, BackboneConfig
+from bytelm.models.bert import BertConfig
+from bytelm.models.byte2word import Byte2WordConfig
+from bytelm.models.byte2word_masked import MaskedByte2WordConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
 from bytelm.models.classifier import Classifier, ClassifierConfig
 from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
@@ -19,9 +22,12 @@ __all__ = [
     "BACKBONES",
     "CONSTRUCTORS",
     "BackboneConfig",
+    "BertConfig",
+    "Byte2WordConfig",
     "ByteTransformerConfig",
     "ClassifierConfig",
     "LearnYourTokensConfig",
+    "MaskedByte2WordConfig",
     "ModelConfig",
     "TokenLMConfig",
     "WordPooledConfig",
@@ -29,6 +35,7 @@ __all__ = [
     "build",
     "check_mesh",
     "flops",
+    "is_causal",
 ]
 
 ModelConfig: TypeAlias = BackboneConfig | LearnYourTokensConfig | ClassifierConfig
@@ -53,6 +60,11 @@ def build(config: ModelConfig, key: jax.Array) -> Any:
 def flops(config: ModelConfig, length: int) -> float:
     """Operations of the forward pass, a symbol (byte or token), in rows of `length` of them."""
     return CONSTRUCTORS[type(config)].flops(config, length)
+
+
+def is_causal(config: ModelConfig) -> bool:
+    """Whether the model gives a law of what comes next; others predict words that are hidden from them."""
+    return hasattr(CONSTRUCTORS[type(config)], "decode") or isinstance(config, TokenLMConfig)
 
 
 def check_mesh(config: ModelConfig, mesh: jax.sharding.Mesh, rows: Mapping[str, int]) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+from bytelm.models.bert import Bert, BertConfig
+from bytelm.models.byte2word import Byte2Word, Byte2WordConfig
+from bytelm.models.byte2word_masked import MaskedByte2Word, MaskedByte2WordConfig
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
 from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
 from bytelm.models.word_pooled import WordPooled, WordPooledConfig
 
-BackboneConfig: TypeAlias = ByteTransformerConfig | WordPooledConfig | TokenLMConfig
+BackboneConfig: TypeAlias = (
+    ByteTransformerConfig
+    | WordPooledConfig
+    | Byte2WordConfig
+    | MaskedByte2WordConfig
+    | BertConfig
+    | TokenLMConfig
+)
 
 BACKBONES: dict[type, Any] = {
     ByteTransformerConfig: ByteTransformer,
     WordPooledConfig: WordPooled,
+    Byte2WordConfig: Byte2Word,
+    MaskedByte2WordConfig: MaskedByte2Word,
+    BertConfig: Bert,
     TokenLMConfig: TokenTransformer,
 }

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm import layers
-from bytelm.loss import Batch, Counts
+from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models.backbones import BACKBONES, BackboneConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
 
@@ -84,7 +84,9 @@ class Classifier(nnx.Module):
     def counts(self, batch: Batch) -> Counts:
         """The labels, each at its document's last symbol. Bytes are those read, or lost for want of words; a
         document whose label is no end of text was cut."""
-        return self.backbone.counts(batch)._replace(labels=batch["labels"] >= 0)
+        # What a model of hidden words counts is hidden bytes.
+        counts = counts_of(batch) if hasattr(self.backbone, "right") else self.backbone.counts(batch)
+        return counts._replace(labels=batch["labels"] >= 0)
 
     @staticmethod
     def cuts(config: ClassifierConfig) -> dict[str, tuple[str, int]]:

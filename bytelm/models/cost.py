@@ -14,7 +14,14 @@ from bytelm import layers, models
 from bytelm.layers import Params
 
 TABLES = ("table", "ngrams", "head")  # the parameters, by name, with a row for each symbol or hash of some
-EMBEDDING = ("table", "ngrams", "lexical", "places", "pool")  # those that make vectors of bytes and of words
+EMBEDDING = (
+    "table",
+    "ngrams",
+    "lexical",
+    "places",
+    "pool",
+    "reader",
+)  # those that make vectors of bytes and of words
 
 
 class Parameters(NamedTuple):
@@ -29,7 +36,8 @@ class Parameters(NamedTuple):
 def parameters(config: Any) -> Parameters:
     """The sizes of a model, from its config; nothing is computed."""
     params = _params(config)[1]
-    return Parameters(size_of(params), size_of({name: params[name] for name in TABLES if name in params}))
+    tables = {path: x for path, x in layers.flat(params).items() if path.split("/")[-1] in TABLES}
+    return Parameters(size_of(params), size_of(tables))
 
 
 def size_of(params: Params) -> int:

@@ -48,16 +48,21 @@ class Mean(nnx.Module):
 
 class Attention(nnx.Module):
     """P learned queries attend to the bytes of a word: a softmax over its segment (Byte2Word, Lee et al.,
-    arXiv 2211.12677, which fixes neither heads nor sizes; these are ours)."""
+    arXiv 2211.12677, which fixes neither heads nor sizes; these are ours).
 
-    def __init__(self, sizes: Sizes, vectors: int, key: jax.Array):
+    Each query gives a vector of the bytes' width; with `width` all of them together give one, of that width.
+    """
+
+    def __init__(self, sizes: Sizes, vectors: int, key: jax.Array, width: int | None = None):
         D, N, H = sizes.width, sizes.heads, sizes.head_width
         one, two, three, four = jax.random.split(key, 4)
         self.norm = layers.RMSNorm(D)
         self.query = layers.param(one, (vectors, N, H), (None, "heads", None))
         self.key = layers.param(two, (D, N, H), ("embed", "heads", None), inputs=1)
         self.value = layers.param(three, (D, N, H), ("embed", "heads", None), inputs=1)
-        self.out = layers.param(four, (N, H, D), ("heads", None, "embed"), inputs=2)
+        shape = (N, H, D) if width is None else (vectors * N, H, width)
+        self.out = layers.param(four, shape, ("heads", None, "embed"), inputs=2)
+        self.joined = width is not None
 
     def packed(self, x_BTD: jax.Array, layout: Layout, words: int, key: Any = None) -> jax.Array:
         score_BTPN, v_BTNH = self._read(x_BTD)
@@ -95,9 +100,11 @@ class Attention(nnx.Module):
         q_PNH = self.query[...] / math.sqrt(self.query.shape[-1])
         return jnp.einsum("BTNH,PNH->BTPN", k_BTNH.astype(jnp.float32), q_PNH), v_BTNH
 
-    def _finish(self, a_NH: jax.Array) -> jax.Array:
+    def _finish(self, a_PNH: jax.Array) -> jax.Array:
+        if self.joined:
+            a_PNH = rearrange(a_PNH, "... P N H -> ... 1 (P N) H")
         return layers.linear(
-            rearrange(a_NH, "... N H -> ... (N H)"), rearrange(self.out[...], "N H D -> (N H) D")
+            rearrange(a_PNH, "... N H -> ... (N H)"), rearrange(self.out[...], "N H D -> (N H) D")
         )
 
 

@@ -10,8 +10,17 @@ import numpy as np
 
 from bytelm.config import Config
 from bytelm.data import ByteCoding, Documents, Fim, LabelCoding, TokenCoding, Tokens, known_labels
+from bytelm.data.spellings import spellings
 from bytelm.data.tokenizer import make
-from bytelm.models import ClassifierConfig, TokenLMConfig, backbone
+from bytelm.models import (
+    BertConfig,
+    Byte2WordConfig,
+    ClassifierConfig,
+    MaskedByte2WordConfig,
+    TokenLMConfig,
+    backbone,
+)
+from bytelm.models.pieces import to_text
 
 AnyCoding: TypeAlias = ByteCoding | TokenCoding | LabelCoding | None
 
@@ -20,18 +29,21 @@ def coding_of(config: Config, folder: Path) -> tuple[Config, AnyCoding]:
     """The coding of a run's data, None for bytes as they are, and the config with what data tell: the size
     of the vocabulary, and the labels of a classifier.
 
-    The tokenizer.json of a tokenized run is in its folder: made there from the training documents, or copied.
-    A run that has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for a bad tokenizer and
-    bad labels.
+    A model that reads bytes but predicts sub-words gets the spellings of the tokenizer's in its config. The
+    tokenizer.json of a run is in its folder: made there from the training documents, or copied. A run that
+    has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for bad tokenizers and labels.
     """
     bpe, fim, model = config.data.tokenizer, config.data.fim, config.model
     coding: ByteCoding | TokenCoding | None = ByteCoding(fim) if fim.rate else None
     if bpe is not None:
         begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-        tokens = Tokens(make(bpe, config.data.source, folder, keep=begun))
-        coding, inner = TokenCoding(tokens, fim), backbone(model)
-        assert isinstance(inner, TokenLMConfig)
-        inner = dataclasses.replace(inner, vocab_size=tokens.vocab_size)
+        path, inner = make(bpe, config.data.source, folder, keep=begun), backbone(model)
+        if isinstance(inner, Byte2WordConfig | MaskedByte2WordConfig | BertConfig):
+            inner = dataclasses.replace(inner, pieces=to_text(spellings(path, inner.boundaries)))
+        else:
+            assert isinstance(inner, TokenLMConfig)
+            tokens = Tokens(path)
+            coding, inner = TokenCoding(tokens, fim), dataclasses.replace(inner, vocab_size=tokens.vocab_size)
         model = dataclasses.replace(model, backbone=inner) if isinstance(model, ClassifierConfig) else inner
     if isinstance(model, ClassifierConfig):
         if not model.labels:

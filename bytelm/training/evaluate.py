@@ -14,7 +14,7 @@ from bytelm.training import hosts
 
 
 def evaluate(
-    costs_of: Callable[[Mapping[str, np.ndarray]], tuple[np.ndarray, Counts]],
+    costs_of: Callable[[Mapping[str, np.ndarray]], tuple[Any, ...]],
     batches: Iterable[Mapping[str, np.ndarray]],
     documents: int,
     counted: np.ndarray | None = None,
@@ -22,21 +22,25 @@ def evaluate(
     """Bits per byte over `documents` held-out documents, with its standard error.
 
     Args:
-      costs_of: -log p of each target of this host's rows of a batch, [b, T], and its counts.
+      costs_of: -log p of each target of this host's rows of a batch, [b, T], and its counts (a
+        `bytelm.loss.Counts`); of hidden words also which are right and which were asked for, [b, W].
       batches: this host's rows, ``documents`` numbering the documents from 1 (`bytelm.data.eval_rows`).
       documents: how many there are.
       counted: which of this host's rows it counts, bool [b]; None: all.
 
     Returns ``bits_per_byte`` over real bytes, ``standard_error`` of that ratio with documents as the
     sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
-    of text, which is not in the first, ``bytes`` and ``documents`` counted.
+    of text, which is not in the first, ``bytes`` and ``documents`` counted. Of hidden words also
+    ``word_accuracy``, the share of whole words that are right, and ``word_accuracy_error``, its standard
+    error with rows as the sampling unit.
     """
     sums_D5 = np.zeros((documents + 1, 5))
+    words_R2: list[np.ndarray] = []
     for batch in batches:
-        nats_BT, counts = costs_of(batch)
-        number_BT = (
-            batch["documents"] if counted is None else np.where(counted[:, None], batch["documents"], 0)
-        )
+        nats_BT, counts, *right = costs_of(batch)
+        mine_B1 = np.ones((len(nats_BT), 1), bool) if counted is None else counted[:, None]
+        words_R2 += [np.stack([(x & mine_B1).sum(1) for x in right], axis=1).astype(float)] if right else []
+        number_BT = np.where(mine_B1, batch["documents"], 0)
         bytes_BT, ends_BT, lost_BT = (np.asarray(x, np.float64) for x in counts[:3])
         byte_nats_BT, end_nats_BT = (np.where(x > 0, nats_BT, 0.0) for x in (bytes_BT, ends_BT))
         for column, values_BT in enumerate((byte_nats_BT, bytes_BT, end_nats_BT, ends_BT, lost_BT)):
@@ -49,7 +53,7 @@ def evaluate(
     error = math.nan
     if n > 1:
         error = math.sqrt(((sums_D5[:, 0] - ratio * sums_D5[:, 1]) ** 2).sum() * n / (n - 1)) / max(size, 1.0)
-    return {
+    return _words(words_R2) | {
         "bits_per_byte": ratio / math.log(2),
         "standard_error": error / math.log(2),
         "bits_per_end": end_nats / ends / math.log(2) if ends else math.nan,
@@ -99,6 +103,19 @@ def evaluate_labels(
         "cut_share": cut / documents,
         "lost_share": lost / max(size + lost, 1.0),
     }
+
+
+def _words(words_R2: list[np.ndarray]) -> dict[str, float]:
+    """The accuracy over words, from the right ones and those asked for, by row."""
+    if not words_R2:
+        return {}
+    sums_R2 = np.concatenate(words_R2)
+    sums_R2 = np.concatenate(hosts.gather(sums_R2))
+    right, asked = sums_R2.sum(0)
+    ratio, n = right / max(asked, 1.0), len(sums_R2)
+    residual = ((sums_R2[:, 0] - ratio * sums_R2[:, 1]) ** 2).sum() * n / max(n - 1, 1)
+    error = math.sqrt(residual) / max(asked, 1.0)
+    return {"word_accuracy": ratio, "word_accuracy_error": error, "words": int(asked)}
 
 
 def host_part(x: Any) -> np.ndarray:

@@ -25,7 +25,9 @@ import numpy as np
 import tyro
 
 from bytelm import config as configs_of
+from bytelm import models
 from bytelm.config import Config
+from bytelm.models import TokenLMConfig
 from bytelm.sharding import MeshShape
 from bytelm.training import hosts, metrics
 from bytelm.training.checkpoints import Checkpoints
@@ -360,7 +362,9 @@ def say_end(
     if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
         last = evaluated[-1]
         error, end = last["eval/standard_error"], last["eval/bits_per_end"]
-        of = "this model" if config.data.tokenizer is None else "this model, canonical tokens"
+        of = "this model, canonical tokens" if isinstance(config.model, TokenLMConfig) else "this model"
+        if not models.is_causal(config.model):
+            of = "this model, hidden bytes"
         print(
             f"{of:<28} {last['eval/bits_per_byte']:.3f} bits per byte"
             + (f" (standard error {error:.3f})" if error is not None else "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bytelm import layers
+from bytelm import layers, models
 from bytelm.config import Config
 from bytelm.training.metrics import write_whole
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class Sampler:
     """Draws a text for each of the config's prompts: byte by byte, or in a tokenized run token by token.
 
-    Without prompts it asks nothing of the model, which may be one that generates nothing.
+    Without prompts it asks nothing of the model, which may be one that generates nothing: one of hidden
+    words, a classifier.
     """
 
     def __init__(self, folder: Path, config: Config, model: Any, tokens: Tokens | None):
         """`model` may be abstract. To be called outside a mesh: one device is enough for a few rows."""
         self._path, self._config, self._tokens = folder / "samples.jsonl", config.samples, tokens
-        self._lm: Any
-        if not config.samples.prompts:
+        self._lm: Any = None
+        if not config.samples.prompts or not models.is_causal(config.model):
             return
         if tokens is None:
             from bytelm.trained import TrainedLM
@@ -41,11 +42,9 @@ class Sampler:
             self._lm = TransformerLM(config.model, {})  # type: ignore[arg-type]
 
     def __call__(self, step: int, params: Any) -> None:
-        if jax.process_count() > 1:
+        if self._lm is None or jax.process_count() > 1:
             return  # sampling is one host's work and the parameters may lie on others
         c = self._config
-        if not c.prompts:
-            return
         settings: dict[str, Any] = {
             "max_bytes": c.max_bytes, "temperature": c.temperature, "top_p": c.top_p, "seed": step,
         }  # fmt: skip

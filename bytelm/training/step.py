@@ -69,6 +69,8 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
         return nats / total, sums
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array, key: jax.Array | None):
+        if key is not None and hasattr(model, "draw"):
+            batch = model.draw(batch, jax.random.fold_in(jax.random.fold_in(key, state.step), 1))
         total = jnp.maximum(jnp.sum(with_loss(model.counts(batch)), dtype=jnp.float32), 1.0)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, state.step), accumulate)
 
@@ -105,10 +107,13 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
 
 
 def make_eval_step(model: Any):
-    """``(params, batch) -> (nats, counts)``: the nats of each target [B, T], and a `bytelm.loss.Counts`."""
+    """``(params, batch) -> (nats, counts)``: the nats of each target [B, T], and a `bytelm.loss.Counts`; of
+    models of hidden words also which are right, and which were asked for [B, W]."""
 
-    def eval_step(params: Params, batch: Batch) -> tuple[jax.Array, Counts]:
-        return layers.with_params(model, params).nats(batch), model.counts(batch)
+    def eval_step(params: Params, batch: Batch) -> tuple[Any, ...]:
+        whole = layers.with_params(model, params)
+        found = whole.nats(batch), model.counts(batch)
+        return (*found, *whole.right(batch)) if hasattr(model, "right") else found
 
     return eval_step
 

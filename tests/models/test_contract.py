@@ -19,8 +19,10 @@ T = 24
 EDGES = (9, 17)  # where documents begin
 WINDOW = 4
 # The published model's law comes one symbol at a time; test_learn_your_tokens.py holds it to the same. The
-# decoder of tokens has other symbols: test_token_lm.py. The classifier has none: test_classifier.py.
-OTHERS = (models.LearnYourTokensConfig, models.TokenLMConfig, models.ClassifierConfig)
+# decoder of tokens has other symbols: test_token_lm.py. Models of hidden words give no law of what comes
+# next: test_byte2word_masked.py. The classifier has none: test_classifier.py.
+OTHERS: tuple[type, ...] = (models.LearnYourTokensConfig, models.TokenLMConfig, models.ClassifierConfig)
+OTHERS += (models.MaskedByte2WordConfig, models.BertConfig)
 KINDS = [kind for kind in models.CONSTRUCTORS if kind not in OTHERS]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
@@ -69,11 +71,12 @@ def influence(f, params, symbols_1T):
 
     Through the tables of symbols: `symbols_1T` are all different, so each row of a table is one input.
     """
-    tables = {k: x for k, x in params.items() if not isinstance(x, dict) and x.shape[0] == NUM_SYMBOLS}
+    flat = layers.flat(params)
+    tables = {path: x for path, x in flat.items() if x.shape[0] == NUM_SYMBOLS}
     assert tables, "the model has no table of symbols to look through"
 
     def at(t, tables):
-        logits_TV = f({**params, **tables}, symbols_1T)[0]
+        logits_TV = f(layers.nested({**flat, **tables}), symbols_1T)[0]
         return jnp.sum(logits_TV[t] * jnp.sin(jnp.arange(LAW)))
 
     grads = jax.jit(jax.vmap(jax.grad(at, argnums=1), in_axes=(0, None)))(
@@ -94,7 +97,9 @@ def test_causal_by_gradient(kind, case):
     allowed_TS = may_see(case)
     assert_sees_only(found_TS, allowed_TS)
     near_TS = allowed_TS & (np.subtract.outer(np.arange(T), np.arange(T)) < 2)
-    assert (found_TS[near_TS] > 0).all()  # the measure is not blind
+    seen = (found_TS[near_TS] > 0).mean()  # the measure is not blind
+    # Byte2Word predicts the symbols of a word independently: each hears of the words before it only.
+    assert seen == 1.0 if kind is not models.Byte2WordConfig else 0.1 < seen < 1.0, seen
 
     leaking_TS = influence(  # a model that looks one symbol ahead
         lambda p, s: jnp.roll(layers.with_params(model, p)(s, documents()), -1, axis=1), params, symbols()

@@ -69,3 +69,16 @@ def test_targets_of_several_bytes_and_bytes_without_loss():
     assert found["bits_per_end"] == pytest.approx(2 / math.log(2))
     assert found["lost_share"] == pytest.approx(0.2)
     assert found["bytes"] == 8
+
+
+def test_hidden_words():
+    """The share of right ones over all rows, and its error with rows as the unit."""
+    batch = {"documents": np.array([[1, 1, 1], [2, 2, 2]])}
+    counts = Counts(np.ones((2, 3)), np.zeros((2, 3), bool), np.zeros((2, 3)))
+    right_BW = np.array([[True, False, False, False], [True, True, True, False]])
+    asked_BW = np.array([[True, True, True, False], [True, True, True, False]])
+    found = evaluate(lambda _: (np.ones((2, 3)), counts, right_BW, asked_BW), [batch, batch], 2)
+    assert found["word_accuracy"] == pytest.approx(8 / 12)
+    assert found["words"] == 12
+    assert found["word_accuracy_error"] == pytest.approx(math.sqrt(4 * 1.0 * 4 / 3) / 12)
+    assert "word_accuracy" not in evaluate(lambda _: (np.ones((2, 3)), counts), [batch], 2)
