@@ -26,13 +26,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from steps import stepper
 
-from bytelm import layers, models, sharding
+from bytelm import layers, models
 from bytelm.config import Config, Evaluation, Training
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.models import ByteTransformerConfig
 from bytelm.training.launch import keep_pages, use_all_cores, versions
-from bytelm.training.step import make_train_step, new_state, state_shardings
 
 MODEL = ByteTransformerConfig(layers=4, width=384, heads=6)
 VARIANTS = {
@@ -130,28 +130,16 @@ def batch_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 def jax_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray]):
     """A function that does a step and returns its loss; the parameters at its start."""
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.1))
 
-    def make(key):
-        return models.build(config, key)
+    def jolted(params):
+        """Since the start has zeros that would hide differences."""
+        return jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
-    # Jolted, since the start has zeros that would hide differences.
-    def start(key):
-        state = new_state(make, optimizer, key, False)
-        jolt = lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
-        return state._replace(params=jax.tree.map(jolt, state.params))
-
-    model, mesh = jax.eval_shape(make, jax.random.key(0)), sharding.make_mesh()
-    placed = state_shardings(model, optimizer, mesh, False)
-    state = jax.jit(start, out_shardings=placed)(jax.random.key(0))
-    params = jax.tree.map(np.array, state.params)
-    step = jax.jit(make_train_step(model, optimizer, 1, None), donate_argnums=0, out_shardings=(placed, None))
-    placed_batch = jax.device_put(batch, sharding.named(mesh, "batch", None))
-    box: list[Any] = [state]
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.1))
+    step, params = stepper(config, lambda _: adam, batch, jolted)
 
     def run() -> float:
-        with jax.set_mesh(mesh):
-            box[0], figures = step(box[0], placed_batch, np.float32(1e-4), None)
+        figures = step()
         return float(figures["nats"] / figures["bytes"])
 
     return run, params
@@ -238,7 +226,7 @@ def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], para
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return run
 

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import statistics
 import time
 from typing import Any
 
 import jax
-import numpy as np
+from steps import stepper
 
 from bytelm import layers, models
-from bytelm.config import Optimizer
+from bytelm.config import Config, Evaluation, Optimizer, Training
 from bytelm.data import Stdlib, train_stream
 from bytelm.models import ByteTransformerConfig, WordPooledConfig
-from bytelm.training.launch import keep_pages, versions
+from bytelm.training.launch import keep_pages, use_all_cores, versions
 from bytelm.training.optimizer import make_optimizer
-from bytelm.training.step import make_train_step, new_state
 
 
 def main() -> None:
@@ -46,6 +44,7 @@ def main() -> None:
         parser.add_argument(f"--model.{field.name}", type=kind, default=field.default)
     args = vars(parser.parse_args())
     keep_pages()
+    use_all_cores(Config(training=Training(rows=args["rows"]), evaluation=Evaluation(rows=args["rows"])))
     sizes = {name: args[name] for name in ("layers", "width", "heads", "dtype")}
     configs: dict[str, Any] = {
         "flat": ByteTransformerConfig(**sizes),
@@ -57,9 +56,10 @@ def main() -> None:
     with train_stream(
         Stdlib().open("train"), rows=args["rows"], length=length, seed=0, piece=length
     ) as stream:
-        batch = jax.tree.map(jax.numpy.asarray, dict(next(stream)))
+        batch = next(stream)
     names = [args["only"]] if args["only"] else list(configs)
-    steps = {name: trainer(configs[name], batch) for name in names}
+    muon = lambda model: make_optimizer(Optimizer(), layers.matrices_of(model))  # noqa: E731
+    steps = {name: stepper(configs[name], muon, batch)[0] for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for step in steps.values():
         step()  # compiles
@@ -86,21 +86,6 @@ def main() -> None:
         ratio = models.flops(as_published, 940) / models.flops(configs["flat"], 940)
         print(f"FLOPs {at:.2f} of the flat model's, {ratio:.2f} at 940 bytes in 192 words; "
               f"speed {speed['pooled'] / speed['flat']:.2f} times")  # fmt: skip
-
-
-def trainer(config: Any, batch: Any):
-    """A function that does a step and returns its figures."""
-    make = functools.partial(models.build, config)
-    model = jax.eval_shape(make, jax.random.key(0))
-    optimizer = make_optimizer(Optimizer(), layers.matrices_of(model))
-    box = [jax.jit(functools.partial(new_state, make, optimizer, ema=False))(jax.random.key(0))]
-    step = jax.jit(make_train_step(model, optimizer, 1, None), donate_argnums=0)
-
-    def run() -> dict[str, Any]:
-        box[0], figures = step(box[0], batch, np.float32(1e-3), None)
-        return jax.block_until_ready(figures)
-
-    return run
 
 
 if __name__ == "__main__":
