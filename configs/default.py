@@ -13,7 +13,7 @@ config = Config(
     ),
     data=Data(row=2048, piece=2048),
     optimizer=Optimizer(name="muon", learning_rate=1.5e-2, warmup=20, final=0.02),
-    training=Training(steps=250, rows=2, log_every=10),
-    evaluation=Evaluation(every=125, max_bytes=65_536, final_max_bytes=2**20, marks=True),
-    checkpoints=Checkpoints(every=125),
+    training=Training(steps=400, rows=2, log_every=10),
+    evaluation=Evaluation(every=200, max_bytes=65_536, final_max_bytes=2**20, marks=True),
+    checkpoints=Checkpoints(every=200),
 )
