@@ -58,10 +58,16 @@ def test_the_definition(kind):
 
 @every_backbone
 def test_states_are_what_the_language_model_predicts_from(kind):
-    """Where units are symbols, the head over the states gives the logits; where they are words, one each."""
+    """Where units are symbols, the head over the states gives the logits; where they are words, one each.
+    Other units stand in the order of their documents."""
     backbone, data = build(kind).backbone, batch()
     z_BUD, document_BU = jax.jit(backbone.states)(data["inputs"], data["documents"])
     assert z_BUD.shape[-1] == backbone.config.width
+    if kind in (models.Byte2WordConfig, models.MaskedByte2WordConfig, models.BertConfig):
+        order = [n for n in np.asarray(document_BU)[0] if n]
+        assert sorted(order) == order
+        assert set(order) == {1, 2, 3}
+        return
     if kind is models.WordPooledConfig:
         at = small_layout(backbone.config, data)
         words = int(at.word_BT[0, -1]) + 1
