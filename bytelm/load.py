@@ -130,11 +130,8 @@ def _cut(config: Config, model: Any, mesh: Mesh) -> Params:
 
 def describe(path: str | Path) -> dict[str, Any]:
     """What is in a model's folder, for people; parameters are counted, not read. Errors as `load`."""
-    import math
-
-    import jax
-
-    from bytelm import layers, models, saved
+    from bytelm import models, saved
+    from bytelm.models import cost
 
     if _is_hub(Path(path)):
         return _describe_hub(Path(path))
@@ -149,17 +146,13 @@ def describe(path: str | Path) -> dict[str, Any]:
     unit, tokenizer = "bytes", "none: bytes"
     if tokenized:
         unit, tokenizer = "tokens", f"byte-level BPE of {models.backbone(config.model).vocab_size:,} tokens"  # type: ignore[union-attr]
-    model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    flat = jax.tree_util.tree_flatten_with_path(layers.params_of(model))[0]
-    by_name = {"/".join(str(k.key) for k in keys): math.prod(x.shape) for keys, x in flat}
-    parameters = sum(by_name.values())
-    tables = sum(size for name, size in by_name.items() if name.split("/")[-1] in ("table", "head"))
+    sizes = cost.parameters(config.model)
     source = config.data.source
     return {
         "family": type(config.model).__name__.removesuffix("Config"),
-        "parameters": parameters,
-        "of these, tables of symbols": tables,
-        "memory, float32": f"{parameters * 4 / 1e6:,.1f} MB",
+        "parameters": sizes.total,
+        "of these, tables of symbols": sizes.tables,
+        "memory, float32": f"{sizes.total * 4 / 1e6:,.1f} MB",
         f"FLOPs a {unit[:-1]}, forward": f"{models.flops(config.model, config.data.row) / 1e6:,.2f} M",
         "context": f"{config.data.row} {unit}"
         + ("" if tokenized else f"; longer texts in windows that overlap by {config.data.row // 2}"),
