@@ -186,6 +186,7 @@ def test_begins_with_the_states_of_the_run_it_begins_from(folder, train, lm, who
     assert any((np.asarray(x) != np.asarray(moved[name])).any() for name, x in layers.flat(source).items())
 
 
+@pytest.mark.slow
 def test_goes_on_to_the_bit(folder, train, whole):
     for steps in (11, 24):
         status, _, error = train("tell", "parts", "--init-from", "lm", "--training.steps", steps)

@@ -76,6 +76,7 @@ def at_step(place, run, step, processes):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_two_are_as_good_as_one(place, alone):
     (_, out, error), (_, other_out, other_error) = together(place, "two", 2)
     assert_same_figures(place, "two", alone)

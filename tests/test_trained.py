@@ -37,7 +37,10 @@ def make(config):
     return model, TrainedLM(model, params, CONTEXT)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=[pytest.mark.slow] if x == "few words" else []) for x in CONFIGS],
+)
 def both(request):
     return make(CONFIGS[request.param])
 

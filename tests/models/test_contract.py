@@ -173,7 +173,11 @@ def test_bfloat16_is_near(kind):
     assert 1e-5 < gap < 0.05
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] if i else []) for i, kind in enumerate(KINDS)],
+    ids=lambda kind: kind.__name__,
+)
 def test_remat_changes_the_program_but_not_the_result(kind):
     """Values and gradients agree; what is computed again differs, or this would compare nothing."""
     model = small.build(kind)

@@ -206,6 +206,7 @@ def test_memory_falls_with_the_devices():
         assert whole < 0.002 * alone
 
 
+@pytest.mark.slow
 def test_the_compiler_holds_what_the_shardings_say():
     for shape in (ONE, ALL):
         run = cut("tokens", shape)

@@ -37,6 +37,7 @@ def test_scores_are_those_of_contexts(small, name):
     agree(tree.score(texts), plain.score(texts), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["local", "joint"])
 def test_in_float64_they_agree_to_nine_digits(small, normalise):
     with jax.enable_x64(True):
@@ -64,6 +65,7 @@ def test_prompts(small):
     assert (tree.score(texts, prompts)[-1] == -np.inf).all()
 
 
+@pytest.mark.slow
 def test_long_texts_outgrow_their_cache(small, monkeypatch):
     from bytelm.exact.scoring import plan
 
