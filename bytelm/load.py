@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bytelm.classifying import TextClassifier
     from bytelm.config import Config
     from bytelm.layers import Params
+    from bytelm.masked import MaskedModel
 
 
 def load(
@@ -57,7 +58,7 @@ def load(
     if not models.is_causal(config.model):
         raise ValueError(
             f"{path}: a {type(config.model).__name__} predicts hidden words and gives no law of texts; "
-            "its figures are in the run's metrics.jsonl, as eval/word_accuracy and eval/bits_per_byte"
+            "bytelm.load.load_masked reads it"
         )
     from bytelm.trained import TrainedLM
 
@@ -79,6 +80,20 @@ def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassif
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     tokens = None if config.data.tokenizer is None else Tokens(Path(path) / "tokenizer.json")
     return TextClassifier(model, layers.on_one_device(params), config.data.row, tokens)
+
+
+def load_masked(path: str | Path, *, step: int | None = None) -> MaskedModel:
+    """The model of hidden words in folder `path`, a run of ``train.py``. Errors as `load`."""
+    import jax
+
+    from bytelm import layers, models
+    from bytelm.masked import MaskedModel
+
+    config, params = parameters(Path(path), step)
+    if isinstance(config.model, models.ClassifierConfig) or models.is_causal(config.model):
+        raise ValueError(f"{path}: a {type(config.model).__name__}, which predicts no hidden words")
+    model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
+    return MaskedModel(model, layers.on_one_device(params), config.data.row)
 
 
 def _converted(config: Any, params: Params, tokenizer: Path) -> ByteLM:

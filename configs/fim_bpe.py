@@ -14,7 +14,7 @@ from configs.bpe import config as bpe
 config = dataclasses.replace(
     bpe,
     data=dataclasses.replace(bpe.data, piece=1024, tokenizer=Bpe(size=2048), fim=Fim(rate=0.9, spm=0.5)),
-    training=Training(steps=1000, rows=2, log_every=10),
+    training=Training(steps=2000, rows=2, log_every=10),
     evaluation=Evaluation(every=500, max_bytes=65_536, final_max_bytes=2**20, marks=True),
     checkpoints=Checkpoints(every=250),
 )

@@ -14,7 +14,7 @@ from configs.default import config as default
 config = dataclasses.replace(
     default,
     data=dataclasses.replace(default.data, piece=1024, fim=Fim(rate=0.9, spm=0.5)),
-    training=Training(steps=600, rows=2, log_every=10),
+    training=Training(steps=2000, rows=2, log_every=10),
     evaluation=Evaluation(every=300, max_bytes=65_536, final_max_bytes=2**20, marks=True),
     checkpoints=Checkpoints(every=250),
 )

@@ -1,9 +1,11 @@
-"""What noise does to runs: accuracy of classifiers, or bits per byte of language models, by kind and rate.
+"""What noise does to runs: accuracy of classifiers or of models of hidden words, or bits per byte of language
+models, by kind and rate.
 
     python scripts/noise_curve.py RUN [RUN ...] --data FILE [FILE ...] [--rates 0 0.05 0.1 0.2] [--out noise]
 
-RUNs are classifiers, and the files JSON lines with a text and a label; or they are language models, anything
-that `bytelm.load` reads, and the files any text. All see the same noisy texts (bytelm/evals/noise.py). Writes
+RUNs are all of one kind: classifiers, and the files JSON lines with a text and a label; models of hidden words
+(byte2word_mlm, bert_bpe), whose hidden words noise changes as it does the others; or language models, anything
+that `bytelm.load` reads. For the last two the files are any text. All see the same noisy texts (bytelm/evals/noise.py). Writes
 OUT/noise.md, OUT/noise.json and OUT/noise.png, and prints the first: what noise leaves of the clean figure.
 """
 
@@ -26,8 +28,8 @@ from bytelm.data import ByteCoding, Files, Fim, LabelCoding
 from bytelm.evals.bits import bits_per_byte
 from bytelm.evals.classify import classified
 from bytelm.evals.noise import KINDS, Noise, noisy
-from bytelm.load import load_classifier
-from bytelm.models import ClassifierConfig
+from bytelm.load import load_classifier, load_masked
+from bytelm.models import ClassifierConfig, is_causal
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Point:
     high: float
     nats_per_label: float | None = None
 
+
+CLASSIFIER, MASKED, CAUSAL = "a classifier", "a model of hidden words", "a language model"
+FIGURES = {
+    CLASSIFIER: "accuracy",
+    MASKED: "accuracy on hidden words",
+    CAUSAL: "bits per byte",
+}  # fmt: skip
 
 Measure = Callable[[Sequence[bytes]], tuple[float, float, float, float | None]]
 
@@ -60,16 +69,17 @@ def main() -> None:
     args = parser.parse_args()
     try:
         noises = [Noise(kind, rate) for kind in args.kinds for rate in sorted({0.0, *args.rates})]
-        judging = kind_of(args.runs)
-        source = Files(train=tuple(args.data), field=args.field, label=args.label if judging else None)
+        kind = kind_of(args.runs)
+        label = args.label if kind == CLASSIFIER else None
+        source = Files(train=tuple(args.data), field=args.field, label=label)
         documents = source.open("train")
         texts = [documents[i] for i in range(len(documents))][: args.documents]
-        measures = {str(run): measure_of(run, documents, judging) for run in args.runs}
+        measures = {str(run): measure_of(run, documents, kind) for run in args.runs}
         points = curve(measures, texts, noises, args.seed)
         args.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         sys.exit(f"noise_curve.py: error: {error}")
-    figure = "accuracy" if judging else "bits per byte"
+    figure = FIGURES[kind]
     about = {"figure": figure, "data": args.data, "documents": len(texts), "seed": args.seed}
     record = {**about, "points": [asdict(point) for point in points]}
     (args.out / "noise.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -79,22 +89,27 @@ def main() -> None:
     print(text)
 
 
-def kind_of(runs: Sequence[Path]) -> bool:
-    """Whether the runs are classifiers. Raises ValueError where some are and some are not."""
+def kind_of(runs: Sequence[Path]) -> str:
+    """What the runs are, of `FIGURES`. Raises ValueError where they are not all one."""
     found = []
     for run in runs:
         path = run / "config.json"
         described: Any = json.loads(path.read_text()) if path.is_file() else {}
         ours = isinstance(described, dict) and described.get("type") == "Config"
-        found.append(ours and isinstance(configs.read(path).model, ClassifierConfig))
-    if len(set(found)) > 1:
-        raise ValueError(f"{runs[found.index(True)]} is a classifier, {runs[found.index(False)]} is not")
+        model = configs.read(path).model if ours else None
+        if isinstance(model, ClassifierConfig):
+            found.append(CLASSIFIER)
+        else:
+            found.append(CAUSAL if model is None or is_causal(model) else MASKED)
+    for run, kind in zip(runs, found, strict=True):
+        if kind != found[0]:
+            raise ValueError(f"{runs[0]} is {found[0]}, {run} is {kind}")
     return found[0]
 
 
-def measure_of(run: Path, documents: Any, judging: bool) -> Measure:
+def measure_of(run: Path, documents: Any, kind: str) -> Measure:
     """What a run makes of noisy texts of `documents`: a figure, its interval, and nats a label."""
-    if judging:
+    if kind == CLASSIFIER:
         classifier = load_classifier(run)
         LabelCoding(ByteCoding(Fim()), classifier.labels).check(documents)
         number = {label: i for i, label in enumerate(classifier.labels)}
@@ -105,6 +120,15 @@ def measure_of(run: Path, documents: Any, judging: bool) -> Measure:
             return found.accuracy, *found.interval, found.nats_per_label
 
         return accuracy
+    if kind == MASKED:
+        masked = load_masked(run)
+
+        def found_out(texts: Sequence[bytes]) -> tuple[float, float, float, float | None]:
+            found = masked.evaluate(texts)
+            value, half = found["word_accuracy"], 1.96 * found["word_accuracy_error"]
+            return value, max(0.0, value - half), min(1.0, value + half), None
+
+        return found_out
     lm = bytelm.load(run)
 
     def bits(texts: Sequence[bytes]) -> tuple[float, float, float, float | None]:
@@ -147,12 +171,17 @@ def table(points: Sequence[Point], figure: str, documents: int, size: int) -> st
     return f"{figure} of {documents:,} documents, {size:,} bytes, with 95 % intervals\n\n{rows}\n"
 
 
+def share(figure: str) -> bool:
+    """Whether a figure is one, and no number of bits."""
+    return figure != FIGURES[CAUSAL]
+
+
 def _cell(point: Point, clean: Point, figure: str) -> str:
-    shown = (lambda x: f"{x:.1%}") if figure == "accuracy" else (lambda x: f"{x:.3f}")
+    shown = (lambda x: f"{x:.1%}") if share(figure) else (lambda x: f"{x:.3f}")
     text = f"{shown(point.value)} ({shown(point.low)} to {shown(point.high)})"
     if point.rate:
         costs = point.value - clean.value
-        text += f" [{100 * costs:+.1f}]" if figure == "accuracy" else f" [{costs:+.3f}]"
+        text += f" [{100 * costs:+.1f}]" if share(figure) else f" [{costs:+.3f}]"
     return text
 
 

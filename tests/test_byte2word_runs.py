@@ -13,12 +13,13 @@ import pytest
 
 import bytelm
 from bytelm import config as configs
-from bytelm.load import describe
+from bytelm.load import describe, load_masked
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
     *("--data.row", "256", "--training.steps", "2", "--training.log-every", "1", "--samples.max-bytes", "8"),
-    *("--evaluation.max-bytes", "2000", "--evaluation.final-max-bytes", "2000", "--evaluation.rows", "2"),
+    *("--evaluation.max-bytes", "2000", "--evaluation.final-max-bytes", "2000", "--evaluation.rows", "8"),
+    *("--training.rows", "8"),
     *("--model.layers", "1", "--model.width", "32", "--evaluation.no-marks"),
 )
 RUNS = {
@@ -69,7 +70,18 @@ def test_run(run):
         assert 0.1 < last["eval/bytes"] / 2000 < 0.2
         with pytest.raises(ValueError, match="predicts hidden words and gives no law of texts"):
             bytelm.load(folder)
+        masked, text = load_masked(folder), (folder.parent / "valid.txt").read_bytes()
+        found = masked.evaluate([b"", text])
+        assert found["words"] > 0
+        assert found == pytest.approx(masked.evaluate([text]), rel=0, abs=0, nan_ok=True)
+        assert 0 < found["bits_per_byte"] < 12
+        first = masked.evaluate([text[:2000]])  # what the run's own evaluation saw, but for the end of text
+        assert first["bits_per_byte"] == pytest.approx(last["eval/bits_per_byte"], rel=0.02)
+        with pytest.raises(ValueError, match="no document"):
+            masked.evaluate([b""])
         return
+    with pytest.raises(ValueError, match="predicts no hidden words"):
+        load_masked(folder)
     lm = bytelm.load(folder)
     (score,) = lm.score([b"alpha beta"])
     assert score.shape == (11,)

@@ -51,7 +51,7 @@ def run(script, monkeypatch, tmp_path, data, *flags):
 
 def test_classifiers(script, monkeypatch, tmp_path, data, capsys):
     monkeypatch.setattr(script, "load_classifier", lambda run: Spelled())
-    monkeypatch.setattr(script, "kind_of", lambda runs: True)
+    monkeypatch.setattr(script, "kind_of", lambda runs: script.CLASSIFIER)
     found = run(script, monkeypatch, tmp_path, data, "--kinds", "case", "drop", "--rates", "1")
     assert (found["figure"], found["documents"], found["seed"]) == ("accuracy", 3, 0)
     at = {(p["run"], p["kind"], p["rate"]): p for p in found["points"]}
@@ -71,7 +71,7 @@ def test_classifiers(script, monkeypatch, tmp_path, data, capsys):
 
 def test_language_models(script, monkeypatch, tmp_path, data):
     monkeypatch.setattr(script.bytelm, "load", lambda run: repeating(b"good film", p=0.9))
-    monkeypatch.setattr(script, "kind_of", lambda runs: False)
+    monkeypatch.setattr(script, "kind_of", lambda runs: script.CAUSAL)
     found = run(
         script, monkeypatch, tmp_path, data, "--kinds", "swap", "--rates", "0", "1", "--documents", "1"
     )
@@ -100,11 +100,13 @@ def test_what_cannot_be_compared(script, monkeypatch, tmp_path, data):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(configs.to_dict(config)))
     runs = [tmp_path / "a", tmp_path / "b"]
-    assert [script.kind_of([run]) for run in (*runs, tmp_path)] == [False, True, False]
-    with pytest.raises(ValueError, match=r"b is a classifier, .*a is not"):
+    assert [script.kind_of([run]) for run in (*runs, tmp_path)] == [
+        script.CAUSAL, script.CLASSIFIER, script.CAUSAL,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"a is a language model, .*b is a classifier"):
         script.kind_of(runs)
     monkeypatch.setattr(script, "load_classifier", lambda run: Spelled())
-    monkeypatch.setattr(script, "kind_of", lambda runs: True)
+    monkeypatch.setattr(script, "kind_of", lambda runs: script.CLASSIFIER)
     data.write_text('{"text": "a", "label": 3}\n')
     with pytest.raises(SystemExit, match=r"reviews\.jsonl, line 1: the label 3 is not one"):
         run(script, monkeypatch, tmp_path, data)
