@@ -3,10 +3,11 @@ models, by kind and rate.
 
     python scripts/noise_curve.py RUN [RUN ...] --data FILE [FILE ...] [--rates 0 0.05 0.1 0.2] [--out noise]
 
-RUNs are all of one kind: classifiers, and the files JSON lines with a text and a label; models of hidden words
-(byte2word_mlm, bert_bpe), whose hidden words noise changes as it does the others; or language models, anything
-that `bytelm.load` reads. For the last two the files are any text. All see the same noisy texts (bytelm/evals/noise.py). Writes
-OUT/noise.md, OUT/noise.json and OUT/noise.png, and prints the first: what noise leaves of the clean figure.
+RUNs are all of one kind: classifiers, and the files JSON lines with a text and a label; models of hidden
+words (byte2word_mlm, bert_bpe), whose hidden words noise changes as it does the others; or language models,
+anything that `bytelm.load` reads. For the last two the files are any text. All see the same noisy texts
+(bytelm/evals/noise.py). Writes OUT/noise.md, OUT/noise.json and OUT/noise.png, and prints the first: what
+noise leaves of the clean figure.
 """
 
 from __future__ import annotations
