@@ -1,8 +1,8 @@
 """python train.py paper_small
 
-Learn Your Tokens as published (docs/learn_your_tokens.md) at the scale, and with the data and the optimizer, of
-`default`: four vectors a word, post-norm layers within words, an end-of-word symbol. `paper` has the sizes and
-the rate of learning of the paper, at which minutes on two cores teach nothing.
+Learn Your Tokens as published (docs/learn_your_tokens.md) at the scale of `default`, with its data and
+optimizer: four vectors a word, post-norm layers within words, an end-of-word symbol. `paper` has the sizes
+and the rate of learning of the paper, at which minutes on two cores teach nothing.
 """
 
 import dataclasses
