@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +48,11 @@ def attend(
     low_BT, high_BT = xla.seen(documents_BT, window, span, causal, T)
     rows = ("batch", None, "heads", None)
     lines = (None if documents_BT is None else "batch", None)
-    how = {"window": window, "causal": causal}
-    elsewhere = xla.whole
+    how: dict[str, Any] = {"window": window, "causal": causal}
+    elsewhere: Callable[..., jax.Array] = xla.whole
     if window is not None and 4 * window <= T:
         elsewhere = functools.partial(xla.bands, **how)
-    on = {"cpu": functools.partial(blocks.in_parts, **how)}
+    on: dict[str, Callable[..., jax.Array]] = {"cpu": functools.partial(blocks.in_parts, **how)}
     if span == 1:
         on |= kernels.of_backend(q_BTNH, k_BTKH, isolated=documents_BT is not None, **how)
     run = functools.partial(jax.lax.platform_dependent, default=elsewhere, **on)

@@ -86,15 +86,15 @@ def splash(
     B, T, N, H = q_BTNH.shape
     rest = -T % TILE
     size = next(n for n in (4 * TILE, 2 * TILE, TILE) if (T + rest) % n == 0)
-    blocks = [f"block_{x}" for x in ("q", "kv", "q_dq", "kv_dq", "q_dkv", "kv_dkv")]
+    names = (f"block_{x}" for x in ("q", "kv", "q_dq", "kv_dq", "q_dkv", "kv_dkv"))
+    blocks: dict[str, Any] = dict.fromkeys(names, size)
     shape = (T + rest, T + rest)
-    if window is None:
-        mask = kernel.CausalMask(shape) if causal else kernel.FullMask(shape)
-    else:
+    mask: Any = kernel.CausalMask(shape) if causal else kernel.FullMask(shape)
+    if window is not None:
         mask = kernel.LocalMask(shape, (window - 1, 0 if causal else window - 1), 0)
     run = kernel.make_splash_mha_single_device(
         kernel.MultiHeadMask([mask] * N),
-        block_sizes=kernel.BlockSizes(**dict.fromkeys(blocks, size)),
+        block_sizes=kernel.BlockSizes(**blocks),
         interpret=interpret,
     )
 

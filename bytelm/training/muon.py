@@ -47,7 +47,7 @@ def scale_by_muon(beta: float, matrices: Params, specs: Params | None) -> optax.
             optax.tree.bias_correction(updates, beta, count),
         )
         moves = jax.tree_util.tree_map_with_path(
-            lambda path, x: orthogonal(x, *axes[path], cuts.get(path, P()), state.ns_coeffs), ahead
+            lambda path, x: orthogonal(x, axes[path], cuts.get(path, P()), state.ns_coeffs), ahead
         )
         return moves, MuonState(count, momentum, state.ns_coeffs)
 
@@ -70,12 +70,13 @@ def _by_path(tree: Any, is_leaf: Any) -> dict[Any, Any]:
 
 
 def orthogonal(
-    x: jax.Array, inputs: tuple[int, ...], outputs: tuple[int, ...], cut: P, coefficients: jax.Array
+    x: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]], cut: P, coefficients: jax.Array
 ) -> jax.Array:
-    """`x`, of which each matrix has its singular values brought near one; their order and signs stay.
+    """`x`, of which each matrix has its singular values brought near one; its singular vectors stay.
 
-    The last axes are a matrix's `inputs` and `outputs`; those before them count layers. `cut` is by axis.
+    The last axes are a matrix's, inputs and outputs; those before them count layers. `cut` is by axis.
     """
+    inputs, outputs = axes
     lead = x.ndim - len(inputs) - len(outputs)
     each = x.reshape(-1, *x.shape[lead:])
     rows = math.prod(x.shape[lead : lead + len(inputs)])
