@@ -15,7 +15,7 @@ import numpy as np
 
 from bytelm import layers, models, sharding
 from bytelm.data import LabelCoding, eval_rows, merge_states, train_stream
-from bytelm.training import hosts, launch, metrics
+from bytelm.training import console, hosts, launch, metrics, processor
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.coding import bytes_a_target, coding_of, held_out_coding, tokens_of
 from bytelm.training.evaluate import evaluate, evaluate_labels, host_part
@@ -33,9 +33,9 @@ from bytelm.training.step import (
 def main() -> None:
     run, config = launch.parse(sys.argv[1:], configs=Path(__file__).parent / "configs")
     with launch.usage(ValueError, OSError):
-        launch.keep_pages()
+        processor.keep_pages()
         hosts.connect(run.hosts)
-        launch.use_all_cores(config)
+        processor.use_all_cores(config)
         config, coding = hosts.leader_first(lambda: coding_of(config, Path(str(run.workdir))))
     folder = launch.prepare_folder(run, config)
 
@@ -126,7 +126,7 @@ def main() -> None:
     log = metrics.Log(
         folder, start=start, steps=steps, every=config.training.log_every, flops=flops, peak=peak
     )
-    launch.say_start(log, config, abstract.params, mesh, source, held_out, flops, note, a_target)
+    console.start(log, config, abstract.params, mesh, source, held_out, flops, note, a_target)
     draw, profile = Sampler(folder, config, model, tokens), launch.Profile(folder, config)
     stop, agreed = launch.StopSignal(), hosts.Agreement(mesh)
     with stream, stop, profile:
@@ -153,7 +153,7 @@ def main() -> None:
                 break
         log.flush()
         checkpoints.wait()
-    launch.say_end(log, folder, config, held_out, a_target, step=int(state.step))
+    console.end(log, folder, config, held_out, a_target, step=int(state.step))
     checkpoints.close()
     log.close()
     hosts.meet("end")

@@ -234,7 +234,9 @@ def adjusted(law_BV: np.ndarray, sampling: Sampling) -> np.ndarray:
     Every row needs a finite maximum. Temperature 0 puts all mass on the first likeliest symbol.
     """
     if sampling.temperature == 0:
-        return np.eye(law_BV.shape[1])[law_BV.argmax(axis=1)]
+        p_BV = np.zeros(law_BV.shape)
+        p_BV[np.arange(len(law_BV)), law_BV.argmax(axis=1)] = 1.0
+        return p_BV
     with np.errstate(over="ignore"):  # a very low temperature sends all but the likeliest to -inf
         p_BV = np.exp((law_BV - law_BV.max(axis=1, keepdims=True)) / sampling.temperature)
     order_BV = np.argsort(-p_BV, axis=1, kind="stable")  # ties: the lowest symbol first

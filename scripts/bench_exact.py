@@ -11,6 +11,7 @@ same bytes. The limit of scoring is tokens / nodes, of byte mode tokens / bytes:
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import resource
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -44,7 +45,8 @@ def main() -> None:
     parser.add_argument("--english", required=True, help="a text file")
     parser.add_argument("--model", help="a Hugging Face folder, in place of a random Llama")
     parser.add_argument("--large", help="folder or tokenizer.json of a tokenizer with about 128k tokens")
-    parser.add_argument("--parts", nargs="+", default=["tokenizer", "score", "batch", "generate", "long"])
+    parser.add_argument("--parts", nargs="+", default=["tokenizer", *PARTS], choices=["tokenizer", *PARTS])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[300, 1000], help="bytes of a scored text")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     options = parser.parse_args()
@@ -62,7 +64,8 @@ def main() -> None:
     print(f"model: {count / 1e6:.1f}M parameters, jax {jax.__version__}, {jax.devices()[0]}")
     for part in options.parts:
         if part != "tokenizer":
-            globals()[f"_{part}"](lm, texts)
+            work = functools.partial(_score, sizes=options.sizes) if part == "score" else PARTS[part]
+            work(lm, texts)
             print(f"  peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
@@ -178,12 +181,12 @@ def _slices(text: bytes, size: int, count: int, first: int) -> list[bytes]:
     return found
 
 
-def _score(lm, texts: dict[str, bytes]) -> None:
+def _score(lm, texts: dict[str, bytes], sizes: Sequence[int] = (300, 1000)) -> None:
     plain = _token_scorer(lm.token_lm)
     encode = lm.canonical.source.encode
     print("scoring, one text a call: ratio to token scoring; limit = tokens / nodes")
     for kind, text in texts.items():
-        for size in (300, 1000):
+        for size in sizes:
             warm, fresh = _slices(text, size, 4, 0), _slices(text, size, 4, 5000)
             for one in warm:
                 lm.score([one])
@@ -308,6 +311,14 @@ def _generate(lm, texts: dict[str, bytes]) -> None:
                 f"batch), byte mode {rates[2]:.0f} = {rates[2] / single:.3f} of tokens at batch 1 "
                 f"(limit a row {batch * length / count:.3f}; {evaluated:.3f} tokens evaluated a byte)"
             )
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "score": _score,
+    "batch": _batch,
+    "generate": _generate,
+    "long": _long,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

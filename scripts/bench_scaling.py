@@ -26,7 +26,8 @@ import optax
 from bytelm import models
 from bytelm.lm import END
 from bytelm.models import ByteTransformerConfig, WordPooledConfig
-from bytelm.training.launch import keep_pages, versions
+from bytelm.training.launch import versions
+from bytelm.training.processor import keep_pages
 from bytelm.training.step import make_train_step, new_state
 
 

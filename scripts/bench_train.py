@@ -32,7 +32,8 @@ from bytelm import layers, models
 from bytelm.config import Config, Evaluation, Training
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.models import ByteTransformerConfig
-from bytelm.training.launch import keep_pages, use_all_cores, versions
+from bytelm.training.launch import versions
+from bytelm.training.processor import keep_pages, use_all_cores
 
 MODEL = ByteTransformerConfig(layers=4, width=384, heads=6)
 VARIANTS = {

@@ -21,8 +21,9 @@ from bytelm import layers, models
 from bytelm.config import Config, Evaluation, Optimizer, Training
 from bytelm.data import Stdlib, train_stream
 from bytelm.models import ByteTransformerConfig, WordPooledConfig
-from bytelm.training.launch import keep_pages, use_all_cores, versions
+from bytelm.training.launch import versions
 from bytelm.training.optimizer import make_optimizer
+from bytelm.training.processor import keep_pages, use_all_cores
 
 
 def main() -> None:

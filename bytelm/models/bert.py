@@ -19,9 +19,10 @@ from bytelm import layers
 from bytelm.layers import Block
 from bytelm.loss import Batch, Counts
 from bytelm.models import masking, pieces
-from bytelm.models.byte2word_parts import Slots, StackSizes, check_positive, logits_of, run_stack
+from bytelm.models.byte2word_parts import Slots, StackSizes, logits_of, run_stack
 from bytelm.models.masking import Hidden, Masking
 from bytelm.models.pieces import Targets
+from bytelm.models.sizes import check_positive
 from bytelm.models.words_layout import Layout, read_layout
 
 

@@ -50,12 +50,12 @@ from bytelm.models.byte2word_parts import (
     Slots,
     WordEncoder,
     WordSizes,
-    check_positive,
     documents_of_words,
     logits_of,
     run_stack,
 )
 from bytelm.models.pieces import Candidates, Targets, Vocabulary, vocabulary
+from bytelm.models.sizes import check_positive
 from bytelm.models.words_layout import Layout, read_layout, room
 
 

@@ -14,14 +14,14 @@ from bytelm.attention import attend
 from bytelm.layers import Block, Sizes
 from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.models.pooling import Attention
+from bytelm.models.sizes import Ruled, Stacked, check_heads, check_positive, check_rotary
 from bytelm.models.words_layout import Layout
-from bytelm.words.machine import Rule
 
 STOP = LAW  # the end of a word, the last of 258 outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class StackSizes:
+class StackSizes(Stacked, Ruled):
     """Sizes of words, and of a stack over vectors; None takes the usual proportion."""
 
     rule: str = "closing"
@@ -40,33 +40,9 @@ class StackSizes:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
 
     def __post_init__(self) -> None:
-        check_positive(self, "layers", "width", "heads", "key_heads", "head_width", "mlp_width", "slot_width")
-        try:
-            self.boundaries  # noqa: B018  # raises for an unknown rule, and a cap below a character
-        except ValueError as error:
-            raise ValueError(f"model.rule, model.cap: {error}") from error
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
-        if self.sizes.head_width % 2:
-            raise ValueError(
-                f"model: head_width {self.sizes.head_width} must be even: rotary positions pair its halves"
-            )
-        if self.heads % self.sizes.key_heads:
-            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.key_heads}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
-
-    @property
-    def boundaries(self) -> Rule:
-        return words.rule(self.rule, self.cap)
-
-    @property
-    def sizes(self) -> Sizes:
-        """Of the stack."""
-        hidden = self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
-        H = self.head_width or self.width // self.heads
-        N, K = self.heads, self.key_heads or self.heads
-        return Sizes(self.width, N, K, H, hidden, self.rope_base, self.dropout)
+        self.check_stack("slot_width")
+        self.check_rule()
+        check_rotary("head_width", self.H)
 
     @property
     def hidden(self) -> int:
@@ -95,10 +71,7 @@ class WordSizes(StackSizes):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "words", "byte_width", "byte_heads", "queries")
-        if self.byte_width % self.byte_heads:
-            raise ValueError(
-                f"model.byte_width {self.byte_width} is no multiple of model.byte_heads {self.byte_heads}"
-            )
+        check_heads(self, "byte_")
 
     @property
     def byte_sizes(self) -> Sizes:
@@ -117,14 +90,6 @@ class WordSizes(StackSizes):
         """Of the encoder of words, a byte, in rows of `length` bytes with all W words."""
         D, M = self.byte_width, self.queries
         return 2.0 * (2 * D * D + 2 * M * D + min(self.words, length) / length * M * D * self.width)
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raises ValueError for a field of a model's config that is below 1."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"model.{name} must be positive, got {value}")
 
 
 class WordEncoder(nnx.Module):

@@ -16,13 +16,14 @@ from flax import nnx
 
 from bytelm import layers, sharding
 from bytelm.attention import attend, attend_cached
-from bytelm.layers import Block, Sizes
+from bytelm.layers import Block
 from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of, nats_of
+from bytelm.models.sizes import Stacked, check_rotary
 
 
 @dataclasses.dataclass(frozen=True)
-class ByteTransformerConfig:
+class ByteTransformerConfig(Stacked):
     """Sizes of a flat byte Transformer; None takes the usual proportion."""
 
     layers: int = 8
@@ -39,34 +40,8 @@ class ByteTransformerConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "key_heads", "head_width", "mlp_width", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"model.{name} must be positive, got {value}")
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
-        if self.H % 2:
-            raise ValueError(f"model.head_width {self.H} must be even: rotary positions pair its halves")
-        if self.heads % self.K:
-            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.K}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
-
-    @property
-    def K(self) -> int:
-        return self.key_heads or self.heads
-
-    @property
-    def H(self) -> int:
-        return self.head_width or self.width // self.heads
-
-    @property
-    def F(self) -> int:
-        return self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
-
-    @property
-    def sizes(self) -> Sizes:
-        return Sizes(self.width, self.heads, self.K, self.H, self.F, self.rope_base, self.dropout)
+        self.check_stack("window")
+        check_rotary("head_width", self.H)
 
 
 class Cache(NamedTuple):

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from bytelm.lm import END
 from bytelm.loss import Batch, Counts
 from bytelm.models import pieces
-from bytelm.models.byte2word_parts import check_positive
 from bytelm.models.pieces import Candidates, Targets, Vocabulary, vocabulary
+from bytelm.models.sizes import check_positive
 from bytelm.models.words_layout import Layout
 
 MASKED = -1  # what is read in the place of a word: nothing of it

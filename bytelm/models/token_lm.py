@@ -21,11 +21,12 @@ from bytelm.layers import Params
 from bytelm.loss import Batch, Counts
 from bytelm.models import rotary
 from bytelm.models.rotary import Rope
+from bytelm.models.sizes import Stacked
 from bytelm.models.token_block import ACTIVATIONS, Block, Norm, attend_masked
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenLMConfig:
+class TokenLMConfig(Stacked):
     """Sizes and parts of a tokenized decoder; None takes the usual proportion."""
 
     vocab_size: int = 50_257
@@ -60,40 +61,18 @@ class TokenLMConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
 
     def __post_init__(self) -> None:
-        names = ("vocab_size", "layers", "width", "heads", "key_heads", "head_width", "mlp_width", "context")
-        for name in (*names, "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"model.{name} must be positive, got {value}")
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"model.width {self.width} is no multiple of model.heads {self.heads}")
+        self.check_stack("vocab_size", "context", "window")
         if self.rope is not None and int(self.H * self.rope.share) % 2:
             raise ValueError(
                 f"model: {int(self.H * self.rope.share)} of a head's {self.H} turn (rope.share "
                 f"{self.rope.share}); the number must be even: rotary positions pair its halves"
             )
-        if self.heads % self.K:
-            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.K}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"model.activation must be one of {', '.join(ACTIVATIONS)}: {self.activation!r}")
         if self.norm not in ("rms", "rms_plus_one", "layer"):
             raise ValueError(f"model.norm must be rms, rms_plus_one or layer, not {self.norm!r}")
         if any(not 0 <= i < self.layers for i in self.full_layers):
             raise ValueError(f"model.full_layers {self.full_layers}: the layers are 0..{self.layers - 1}")
-
-    @property
-    def K(self) -> int:
-        return self.key_heads or self.heads
-
-    @property
-    def H(self) -> int:
-        return self.head_width or self.width // self.heads
-
-    @property
-    def F(self) -> int:
-        return self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
 
     @property
     def scale(self) -> float:

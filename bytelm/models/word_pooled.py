@@ -11,8 +11,7 @@ Everything is packed: rows [B, T] of bytes, W words a row, nothing of [W, C] or 
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,110 +19,14 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from bytelm import layers, sharding, words
+from bytelm import layers, sharding
 from bytelm.attention import attend
-from bytelm.layers import Block, Sizes
+from bytelm.layers import Block
 from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of, nats_of
 from bytelm.models import byte_embedding, pooling, words_cache
+from bytelm.models.word_pooled_config import WordPooledConfig
 from bytelm.models.words_layout import Layout, read_layout, room
-from bytelm.words.machine import Rule
-
-
-@dataclasses.dataclass(frozen=True)
-class WordPooledConfig:
-    """Sizes of a word-pooled model; None takes the usual proportion. The plain names are the word level's."""
-
-    rule: str = "closing"  # docs/word_pooled.md says what was measured
-    cap: int = words.CAP  # C, most symbols of a word
-    words: int = 512  # W, most words of a row; bytes that would need more carry no loss
-    layers: int = 8
-    width: int = 512
-    heads: int = 8
-    key_heads: int | None = None  # default: as many as heads
-    head_width: int | None = None  # default: width / heads
-    mlp_width: int | None = None  # default: 8/3 width, rounded up to a multiple of 64
-    byte_width: int = 128
-    byte_heads: int = 2
-    byte_mlp_width: int | None = None  # default as above
-    encoder_layers: int = 1
-    decoder_layers: int = 2
-    span: int = 1  # words whose bytes a byte sees at byte level, its own included
-    pooling: Literal["last", "mean", "attention", "prefix"] = "last"
-    vectors: int = 1  # P, positions of the word level a word has; more with attention and prefix only
-    parts: int = 4  # linear maps of a word's vector, for the first, second, ... byte after it
-    embedding: Literal["learned", "bits"] = "learned"
-    ngrams: int = 0  # rows of a hashed table whose vectors for n-grams of 3 to 8 bytes are added; 0: none
-    lexinvariant: float = 0.0  # the share of training sequences with a fresh Gaussian table each
-    byte_rate: float = 1.0  # multiples of the learning rate at byte level
-    word_rate: float = 1.0  # and at word level
-    isolate_documents: bool = True
-    dropout: float = 0.0
-    rope_base: float = 10_000.0
-    remat: Literal["none", "dots", "full"] = "none"  # what is computed again in the backward pass
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the compute; auto: float32 on CPU
-
-    def __post_init__(self) -> None:
-        positive: tuple[str, ...] = (
-            "words",
-            "layers",
-            "width",
-            "heads",
-            "key_heads",
-            "head_width",
-            "mlp_width",
-            "byte_width",
-        )
-        positive += ("byte_heads", "byte_mlp_width", "encoder_layers", "decoder_layers", "span", "parts")
-        for name in (*positive, "byte_rate", "word_rate"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"model.{name} must be positive, got {value}")
-        try:
-            self.boundaries  # noqa: B018  # raises for an unknown rule, and a cap below a character
-        except ValueError as error:
-            raise ValueError(f"model.rule, model.cap: {error}") from error
-        for level, width, heads in (
-            ("", self.width, self.heads), ("byte_", self.byte_width, self.byte_heads),
-        ):  # fmt: skip
-            if (level or self.head_width is None) and width % heads:
-                raise ValueError(f"model.{level}width {width} is no multiple of model.{level}heads {heads}")
-        for name, value in (("head_width", self.sizes.head_width), ("byte head", self.byte_sizes.head_width)):
-            if value % 2:
-                raise ValueError(f"model: {name} {value} must be even: rotary positions pair its halves")
-        if self.heads % self.sizes.key_heads:
-            raise ValueError(f"model.heads {self.heads} is no multiple of model.key_heads {self.key_heads}")
-        if not 1 <= self.vectors <= (1 if self.pooling in ("last", "mean") else 4):
-            raise ValueError(f"model.vectors {self.vectors}: pooling {self.pooling!r} makes 1"
-                             + (" to 4" if self.pooling in ("attention", "prefix") else ""))  # fmt: skip
-        for name in ("dropout", "lexinvariant"):
-            if not 0.0 <= getattr(self, name) <= (1.0 if name == "lexinvariant" else 0.999):
-                raise ValueError(f"model.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.ngrams < 0:
-            raise ValueError(f"model.ngrams must be 0 or more, got {self.ngrams}")
-
-    @property
-    def boundaries(self) -> Rule:
-        return words.rule(self.rule, self.cap)
-
-    @property
-    def sizes(self) -> Sizes:
-        """Of the word level."""
-        hidden = self.mlp_width or -(-self.width * 8 // (3 * 64)) * 64
-        H = self.head_width or self.width // self.heads
-        N, K = self.heads, self.key_heads or self.heads
-        return Sizes(self.width, N, K, H, hidden, self.rope_base, self.dropout)
-
-    @property
-    def byte_sizes(self) -> Sizes:
-        D, N = self.byte_width, self.byte_heads
-        hidden = self.byte_mlp_width or -(-D * 8 // (3 * 64)) * 64
-        return Sizes(D, N, N, D // N, hidden, self.rope_base, self.dropout)
-
-    @property
-    def reach(self) -> int:
-        """How many positions a byte may see at byte level."""
-        return self.span * self.cap
 
 
 class Read(NamedTuple):

@@ -1,18 +1,13 @@
-"""What stands around a run: its command line, its folder, where it starts from, and what it says."""
+"""What stands around a run: its command line, its folder, and where it starts from."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
-import math
-import os
 import platform
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +16,10 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from bytelm import config as configs_of
-from bytelm import models
 from bytelm.config import Config
-from bytelm.models import TokenLMConfig
-from bytelm.sharding import MeshShape
 from bytelm.training import hosts, metrics
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.step import TrainState
@@ -136,43 +127,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "devices": devices, "platform": platform.platform()}
 
 
-def use_all_cores(config: Config) -> None:
-    """On CPU, a device for each core that the rows can be shared among. Call before JAX has devices.
-
-    XLA gives the operations of one device to all cores, but cuts only the large ones, and waits after each.
-    Leaves alone a mesh that the config cuts, several processes, and a number of devices that was set from
-    outside.
-    """
-    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    chosen = chosen or getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or jax.distributed.is_initialized()
-    if _on_cpu() and not chosen and config.mesh == MeshShape():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        rows = config.training.rows // config.training.accumulate
-        jax.config.update("jax_num_cpu_devices", math.gcd(cores, rows, config.evaluation.rows))
-
-
-def keep_pages() -> None:
-    """On CPU, lets the C library keep the memory that XLA frees after each step. Call before JAX has threads.
-
-    Given back, it would come again as fresh pages, which the kernel must clear: a tenth of a step. A thread
-    that has an arena of its own would map and unmap it, whatever the limits. Elsewhere than on glibc this
-    does nothing.
-    """
-    if _on_cpu() and platform.libc_ver()[0] == "glibc":
-        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # <malloc.h>
-        libc = ctypes.CDLL(None)
-        for option, value in ((m_arena_max, 1), (m_mmap_max, 0), (m_trim_threshold, -1), (m_top_pad, 2**26)):
-            libc.mallopt(option, value)
-
-
-def _on_cpu() -> bool:
-    """Whether JAX will run on CPU, known before it has started."""
-    platforms = getattr(jax.config, "jax_platforms", None)
-    if platforms:
-        return platforms.split(",")[0] == "cpu"
-    return not importlib.metadata.entry_points(group="jax_plugins") and not importlib.util.find_spec("libtpu")
-
-
 # ---- where a run starts from ---------------------------------------------------------------------------
 
 
@@ -254,53 +208,6 @@ class StopSignal:
         self.asked = True
 
 
-# ---- what it says --------------------------------------------------------------------------------------
-
-
-def say_start(
-    log: metrics.Log,
-    config: Config,
-    params: Any,
-    mesh: Any,
-    source: Any,
-    held_out: Any,
-    flops: float,
-    note: str,
-    a_target: float,
-) -> None:
-    """One table: parameters, mesh, batch, FLOPs, memory. `a_target`: bytes that a target stands for."""
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    sizes: dict[str, int] = {}
-    for keys, x in flat:
-        sizes[keys[0].key] = sizes.get(keys[0].key, 0) + int(np.prod(x.shape))
-    total = sum(sizes.values())
-    copies = 4 + (config.training.ema is not None)  # parameters, gradient, two of the optimizer's
-    parts = ", ".join(f"{name} {n:,}" for name, n in sizes.items())
-    batch = config.training.rows * config.data.row
-    of = "bytes" if a_target == 1.0 else f"tokens, about {batch * a_target:,.0f} bytes,"
-    rows = [
-        ("parameters", f"{total:,} ({parts})"),
-        ("mesh", ", ".join(f"{axis} {n}" for axis, n in mesh.shape.items())),
-        ("batch", f"{config.training.rows} rows x {config.data.row} = {batch:,} {of} a step"),
-        ("FLOPs", f"{flops / 1e6:,.1f} M a byte of training"),
-        ("memory", f"about {total * 4 * copies / 1e6:,.0f} MB for parameters and optimizer, over the mesh"),
-        ("data", _described(source)),
-        ("held out", _described(held_out)),
-        ("start", note),
-    ]
-    for name, text in rows:
-        log.say(f"{name:<11} {text}")
-
-
-def _described(source: Any) -> str:
-    text = f"{source.name}: {len(source):,} documents"
-    if labels := getattr(source, "labels", None):
-        counts = Counter(label.value for label in labels).most_common()
-        text += "; " + ", ".join(f"{count:,} {label!r}" for label, count in counts[:10])
-        text += f" and {len(counts) - 10:,} labels more" if len(counts) > 10 else ""
-    return text + "".join(f"; {count:,} skipped: {reason}" for reason, count in source.skipped.items())
-
-
 class Profile:
     """While entered, the profiler records the steps that the config names, [first, last), into profile/."""
 
@@ -322,56 +229,3 @@ class Profile:
     def __exit__(self, *_: object) -> None:
         if self._on:
             jax.profiler.stop_trace()
-
-
-def say_end(
-    log: metrics.Log,
-    folder: Path,
-    config: Config,
-    held_out: Any,
-    a_target: float,
-    *,
-    step: int,
-) -> None:
-    """The result: bits per byte or accuracy, marks to hold against it, a sample, the run's folder.
-
-    A tokenized model's figure is of the canonical tokens of the bytes, an upper bound of the bytes' own.
-    """
-    if not hosts.leads():
-        return
-    if step < config.training.steps:
-        log.say(f"stopped and saved at step {step}; the same command goes on from there")
-        return
-    metrics.plot(folder)
-    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    if judged := [line for line in lines if "eval/accuracy" in line]:
-        last = judged[-1]
-        low, high = last["eval/accuracy_low"], last["eval/accuracy_high"]
-        print(
-            f"accuracy {last['eval/accuracy']:.1%} (95 %: {low:.1%} to {high:.1%}) on "
-            f"{last['eval/documents']:,} held-out documents, {last['eval/nats_per_label']:.3f} nats a label; "
-            f"{last['eval/cut_share']:.0%} of them longer than a row of {config.data.row} and cut at its end"
-        )
-    if config.evaluation.marks:
-        from bytelm.evals.compressors import marks
-
-        row = round(config.data.row * a_target)
-        documents = (held_out[i] for i in range(len(held_out)))
-        for name, bits in marks(documents, row, config.evaluation.final_max_bytes).items():
-            print(f"{name:<28} {bits:.3f} bits per byte")
-    if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
-        last = evaluated[-1]
-        error, end = last["eval/standard_error"], last["eval/bits_per_end"]
-        of = "this model, canonical tokens" if isinstance(config.model, TokenLMConfig) else "this model"
-        if not models.is_causal(config.model):
-            of = "this model, hidden bytes"
-        print(
-            f"{of:<28} {last['eval/bits_per_byte']:.3f} bits per byte"
-            + (f" (standard error {error:.3f})" if error is not None else "")
-            + f" on {last['eval/bytes']:,} held-out bytes in rows of {config.data.row}"
-            + (f"; an end of text costs {end:.1f} bits more" if end is not None else "")
-        )
-    samples = folder / "samples.jsonl"
-    if samples.exists() and (drawn := samples.read_text().splitlines()):
-        print(f"sample:\n{json.loads(drawn[-1])['text']}\n")
-    print(f"run: {folder}")

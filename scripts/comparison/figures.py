@@ -97,6 +97,7 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
         "standard_error_documents": last["eval/standard_error"],
         **{"eval_bytes": last["eval/bytes"], "eval_documents": last["eval/documents"]},
         "canonical": "eval/canonical_tokens_bits_per_byte" in last,
+        "word_accuracy": last.get("eval/word_accuracy"),
         "lost_share": last.get("eval/lost_share", 0.0),
         "word_use": _word_use(config),
         "embedding_parameters": cost.embedding_parameters(config.model),
@@ -109,13 +110,13 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
 
 def _word_use(config: Config) -> dict[str, Any] | None:
     """Of a model that pools words by a rule: how it uses the held-out rows. None for others."""
-    rule = getattr(config.model, "boundaries", None)
-    if rule is None:
+    rule, room = getattr(config.model, "boundaries", None), getattr(config.model, "words", None)
+    if rule is None or room is None:
         return None
     where = config.evaluation
     source = config.data.source.open(where.split)
     batches = eval_rows(source, rows=where.rows, length=config.data.row, max_bytes=where.final_max_bytes)
-    return word_use(rule, batches, config.model.words)._asdict()
+    return word_use(rule, batches, room)._asdict()
 
 
 # ---- over seeds ----------------------------------------------------------------------------------------
@@ -135,17 +136,25 @@ def _summary(group: list[dict[str, Any]]) -> dict[str, Any]:
     same += ("canonical", "embedding_parameters", "vocabulary_parameters", "word_use")
     mean = ("flops_a_byte", "bytes", "seconds", "bytes_per_second", "eval_bytes")
     errors = [run["standard_error_documents"] for run in group if run["standard_error_documents"] is not None]
+    right = [run["word_accuracy"] for run in group if run["word_accuracy"] is not None]
     asked = [run["words"] for run in group if run["words"] is not None]
     return {
         **{name: one[name] for name in same},
         "seeds": [run["seed"] for run in group],
         **{name: statistics.fmean(run[name] for run in group) for name in mean},
         "bits_per_byte": statistics.fmean(bits),
-        "standard_error_seeds": statistics.stdev(bits) / math.sqrt(len(bits)) if len(bits) > 1 else None,
+        "standard_error_seeds": _error(bits),
+        "word_accuracy": statistics.fmean(right) if right else None,
+        "word_accuracy_error": _error(right),
         "standard_error_documents": statistics.fmean(errors) if errors else None,
         "lost_share": max(run["lost_share"] for run in group),
         "words": mean_of(asked) if asked else None,
     }
+
+
+def _error(values: list[float]) -> float | None:
+    """The standard error of their mean, where there are several."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def gains(summed: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[Share]]]:

@@ -58,6 +58,8 @@ def markdown(
         ", ".join(f"{name} {value}" for name, value in machine.items()),
         _table(_COLUMNS, [_row(s) for s in summed]),
     ]
+    if hidden := [s for s in summed if s["word_accuracy"] is not None]:
+        parts += ["## Hidden words, % found out", _hidden(hidden)]
     one, seeds = found[0], ", ".join(map(str, summed[0]["seeds"]))
     parts.append(
         f"Bits per byte of the first {one['eval_bytes']:,} held-out bytes ({args.split}, "
@@ -99,6 +101,18 @@ def _row(s: dict[str, Any]) -> list[str]:
         *(f"{s['seconds']:.1f}", f"**{s['bits_per_byte']:.4f}**"),
         *map(_number, (s["standard_error_seeds"], s["standard_error_documents"])),
     ]
+
+
+def _hidden(summed: list[dict[str, Any]]) -> str:
+    """Of models of hidden words: all of the word right, its length too where it is not told."""
+    rows = [
+        [
+            *(f"`{s['config']}`", f"{s['budget']:g}", f"**{100 * s['word_accuracy']:.2f}**"),
+            _number(None if s["word_accuracy_error"] is None else 100 * s["word_accuracy_error"]),
+        ]
+        for s in summed
+    ]
+    return _table(["config", "budget", "right", "± over seeds"], rows)
 
 
 def notes(summed: list[dict[str, Any]], args: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -79,9 +80,13 @@ class Run:
 
 
 def slug(spec: str) -> str:
-    """A name for folders: of a config given by its path, the file's name."""
+    """A name for folders: of a config given by its path, the file's name. Long ones end in a hash."""
     name, *flags = spec.split(" ", 1)
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", " ".join([Path(name).stem, *flags]).replace("--", "")).strip("_")
+    plain = " ".join([Path(name).stem, *flags]).replace("--", "")
+    found = re.sub(r"[^A-Za-z0-9_.=-]+", "_", plain).strip("_")
+    if len(found) <= 120:
+        return found
+    return f"{found[:100]}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
 
 
 # ---- running -------------------------------------------------------------------------------------------

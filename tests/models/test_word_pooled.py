@@ -319,7 +319,7 @@ def test_room_is_what_fits(rule, data):
         ({"words": 0}, "model.words must be positive, got 0"),
         ({"width": 10, "heads": 4}, "model.width 10 is no multiple of model.heads 4"),
         ({"byte_width": 10, "byte_heads": 4}, "model.byte_width 10 is no multiple of model.byte_heads 4"),
-        ({"byte_width": 6, "byte_heads": 2}, "byte head 3 must be even"),
+        ({"byte_width": 6, "byte_heads": 2}, "byte_width / byte_heads 3 must be even"),
         ({"vectors": 2}, "model.vectors 2: pooling 'last' makes 1"),
         ({"pooling": "prefix", "vectors": 5}, "model.vectors 5: pooling 'prefix' makes 1 to 4"),
         ({"lexinvariant": 1.5}, "model.lexinvariant must be in"),

@@ -11,8 +11,7 @@ import pytest
 from tiny import MODEL
 
 from bytelm import layers, models
-from bytelm.config import Config, Data, Evaluation, Samples, Training
-from bytelm.sharding import MeshShape
+from bytelm.config import Config, Data, Samples, Training
 from bytelm.training import launch
 from bytelm.training.samples import Sampler
 
@@ -83,19 +82,3 @@ def test_no_prompts_no_samples(tmp_path):
     model = models.build(MODEL, jax.random.key(0))
     Sampler(tmp_path, config, model, None)(1, layers.params_of(model))
     assert not (tmp_path / "samples.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "mesh", "rows", "devices"),
-    [("", {}, 4, 2), ("", {}, 3, 1), ("", {"fsdp": 2}, 4, None),
-     ("--xla_force_host_platform_device_count=8", {}, 4, None)],
-)  # fmt: skip
-def test_a_device_for_each_core_that_rows_can_be_shared_among(monkeypatch, flags, mesh, rows, devices):
-    """Two cores. None: the number is left as it is, where a mesh or a number was chosen."""
-    set_to = {}
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(launch.jax.config, "update", set_to.__setitem__)
-    training, evaluation = Training(rows=rows), Evaluation(rows=8)
-    launch.use_all_cores(Config(training=training, evaluation=evaluation, mesh=MeshShape(**mesh)))
-    assert set_to == ({} if devices is None else {"jax_num_cpu_devices": devices})
