@@ -144,9 +144,11 @@ def plot(path: Path, lms: Sequence[ByteLM], names: Sequence[str], texts: Sequenc
     )
     axes.set_xlabel(f"weight of {names[0]}")
     axes.set_ylabel("bits per byte of held-out texts")
+    axes.set_title("The mean of models whose vocabularies differ")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=110)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=110)
 
 
 def main() -> None:

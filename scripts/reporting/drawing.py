@@ -55,7 +55,7 @@ def dots(title: str, xlabel: str, groups: Mapping[str, Mapping[str, Any]], zero:
     if zero is not None:
         axes.axvline(zero, color="grey", lw=0.8)
     axes.set_yticks(range(len(names)), names[::-1])
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylim=(-0.6, len(names) - 0.4))
     axes.grid(alpha=0.3)
     if len(groups) > 1:
         axes.legend(fontsize=8)

@@ -20,6 +20,8 @@ HEADLINE = {
     "bpe": "BPE, 8,192",
     "paper_small": "Learn Your Tokens",
 }
+FLATS = ("flat", "flat, smaller, windowed")  # what the word-pooled model is held against
+CORPORA = {"books": "English books", "python": "Python"}
 BOOKS = ("text/books/train.jsonl.gz", "text/books/test.jsonl.gz")
 SECONDS, FLOPS = (300.0, 4.0), (1e13, 4e10)  # of a run: full, quick
 QUICK = "--data.row 256 --data.piece 256 --evaluation.rows 4"
@@ -124,8 +126,10 @@ def gather_headline(corpus: str, settings: Settings) -> Found:
     figures["curves"] = {
         unit: [{k: r[k] for k in ("config", "seed", "curve")} for r in at[unit]["runs"]] for unit in at
     }
-    figures["cheaper"] = {x: cheaper(figures, "word-pooled", "flat", x) for x in ("seconds", "flops")}
-    return Found("\n\n".join(parts), figures, {corpus: partial(draw, figures, f"{corpus.capitalize()}: ")})
+    figures["cheaper"] = {
+        flat: {x: cheaper(figures, "word-pooled", flat, x) for x in ("seconds", "flops")} for flat in FLATS
+    }
+    return Found("\n\n".join(parts), figures, {corpus: partial(draw, figures, CORPORA[corpus])})
 
 
 def _bits(summary: dict[str, Any]) -> str:
@@ -189,7 +193,9 @@ def cheaper(figures: dict[str, Any], ours: str, theirs: str, x: str) -> dict[str
 
 def draw(figures: dict[str, Any], title: str) -> Any:
     """Bits per byte against seconds and against FLOPs: the way of the runs thin, where they end thick."""
-    drawn = figure(9.6, 4.4, f"{title}bits per byte of held-out text while training")
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    drawn = figure(9.6, 4.4, f"{title}: bits per byte of held-out text while training")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, (x, label) in zip(
         panels, {"seconds": "training time, s", "flops": "training FLOPs"}.items(), strict=True
@@ -201,6 +207,11 @@ def draw(figures: dict[str, Any], title: str) -> Any:
             axes.fill_between(at, low, high, color=COLOURS[i % 7], alpha=0.15)
             axes.plot(at[-1:], bits[-1:], MARKERS[i % 7], color=COLOURS[i % 7], ms=8, markeredgecolor="white")
         axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        every = (math.inf, math.inf)  # decades: label each tick, however many there are
+        powers = LogFormatterSciNotation(minor_thresholds=every)
+        axes.xaxis.set_major_formatter(powers if x == "flops" else "{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("bits per byte")
     panels[0].legend(fontsize=8)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reporting.matched import CORPORA, FLATS
 from reporting.plan import Found, Section, Settings, record_of, write
 
 SUFFIXES = (".png", ".svg")
+OTHERS = "Other figures: [small runs](runs.md), [input and speed](speed.md), and those of each page of docs/."
 Figures = Mapping[str, Any]
 
 
@@ -55,20 +58,24 @@ def write_page(
         "# Results",
         *(["**Made with --quick: small sizes, figures that say nothing.**"] * settings.quick),
     ]
-    parts += [" ".join(answers) if answers else "Nothing is measured yet."]
+    parts += [_filled(" ".join(answers)) if answers else "Nothing is measured yet."]
     parts += [_made(records, command), *_contents(sections, skipped)]
     for section in sections:
         one = found[section.name]
         parts += [f"## {section.title}", settings.clean(one.markdown)]
         parts += [f"![{section.title}]({out.name}/{name}.png)" for name in one.plots]
         parts.append(_commands(records[section.name], out.name, section.name))
+    parts += [] if settings.quick else [OTHERS]
     path = out.parent / "results.md"
     write(path, "\n\n".join(parts) + "\n")
     summary = {"command": command, "quick": settings.quick, "answers": answers, "skipped": dict(skipped)}
-    write(
-        out / "report.json", settings.clean(json.dumps(plain(summary), indent=1, ensure_ascii=False)) + "\n"
-    )
+    text = json.dumps(plain(summary), indent=1, ensure_ascii=False)
+    write(out / "report.json", settings.clean(text) + "\n")
     return path
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _made(records: Mapping[str, Mapping[str, Any]], command: str) -> str:
@@ -83,20 +90,18 @@ def _made(records: Mapping[str, Mapping[str, Any]], command: str) -> str:
     dates = sorted(one["date"] for one in done)
     hours = sum(one["seconds"] for one in done) / 3600
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return (f"Made by `{command}` in {hours:.1f} hours, {when}; {machines}; {versions}. DATA is the folder "
-            "of the "
-            "data, WORK that of the runs.")  # fmt: skip
+    return (
+        f"Made by `{command}` in {hours:.1f} hours, {when}; {machines}; {versions}. DATA is the folder of "
+        "the data, WORK that of the runs."
+    )
 
 
 def _contents(sections: Sequence[Section], skipped: Mapping[str, str]) -> list[str]:
     def anchor(title: str) -> str:
         return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
-    parts = (
-        ["\n".join(f"* [{section.title}](#{anchor(section.title)})" for section in sections)]
-        if sections
-        else []
-    )
+    lines = [f"* [{section.title}](#{anchor(section.title)})" for section in sections]
+    parts = ["\n".join(lines)] if lines else []
     if skipped:
         parts.append("Not here: " + "; ".join(f"{name} ({why})" for name, why in skipped.items()) + ".")
     return parts
@@ -105,10 +110,8 @@ def _contents(sections: Sequence[Section], skipped: Mapping[str, str]) -> list[s
 def _commands(record: Mapping[str, Any], folder: str, name: str) -> str:
     lines = [f"{one['command']}  # {one['date']}, {one['seconds']:,.0f} s" for one in record.values()]
     fence = "`" * 3
-    text = "\n".join(lines)
-    return ("<details><summary>Commands; figures in <a "
-            f"href=\"{folder}/{name}.json\">{name}.json</a></summary>\n\n"
-            f"{fence}\n{text}\n{fence}\n\n</details>")  # fmt: skip
+    summary = f'Commands; figures in <a href="{folder}/{name}.json">{name}.json</a>'
+    return "\n".join([f"<details><summary>{summary}</summary>\n", fence, *lines, fence, "\n</details>"])
 
 
 # ---- the answer ----------------------------------------------------------------------------------------
@@ -140,26 +143,20 @@ def _named(figures: Figures, unit: str) -> dict[str, Any]:
     return {figures["names"][s["config"]]: s for s in figures[unit]["summary"]}
 
 
-def _place(corpus: str) -> str:
-    return {"books": "English books", "python": "Python"}[corpus]
-
-
 def _cheaper(corpus: str, figures: Figures) -> str:
-    parts = []
-    for unit, what in (("seconds", "less time"), ("flops", "fewer operations")):
-        times = figures["cheaper"][unit]["times"]
-        if times is not None and times >= 1:
-            parts.append(f"at least {times:.1f} times {what}")
     bits = {name: s["bits_per_byte"] for name, s in _named(figures, "seconds").items()}
-    budget = figures["seconds"]["summary"][0]["budget"]
-    ends = f"({bits['word-pooled']:.3f} against {bits['flat']:.3f} bits per byte after {budget:g} s)"
-    if not parts:
-        return (
-            f"On {_place(corpus)} the word-pooled model did not come to the flat one's bits per byte {ends}."
+    budget, parts = figures["seconds"]["summary"][0]["budget"], []
+    flats = ("a flat one as deep and wide", "a smaller flat one with windows")
+    for flat, named in zip(FLATS, flats, strict=True):
+        times = [figures["cheaper"][flat][unit]["times"] for unit in ("seconds", "flops")]
+        time, work = (
+            f"more {what}" if x is None or x < 1 else f"at least {x:.1f} times {less} {what}"
+            for x, less, what in zip(times, ("less", "fewer"), ("time", "operations"), strict=True)
         )
+        parts.append(f"{named} ({bits[flat]:.3f}) in {time} and {work}")
     return (
-        f"On {_place(corpus)} the word-pooled model comes to the bits per byte of a flat one as deep and wide "
-        f"in {' and '.join(parts)} {ends}."
+        f"On {CORPORA[corpus]} the word-pooled model ({bits['word-pooled']:.3f} bits per byte after "
+        f"{budget:g} s) comes to the bits per byte of {', of '.join(parts)}."
     )
 
 
@@ -205,8 +202,8 @@ def _costs(figures: Figures) -> str:
         _span(min(x), max(x)) for x in (ratios, modes["boundary"], modes["bytewise"])
     )
     return (
-        f"It costs: scoring at {scoring} of the speed of plain tokens, generation at {boundary} token by token "
-        f"and {bytewise} byte by byte."
+        f"It costs: scoring at {scoring} of the speed of plain tokens, generation at {boundary} token by "
+        f"token and {bytewise} byte by byte."
     )
 
 

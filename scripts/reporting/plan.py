@@ -88,8 +88,12 @@ class Section:
         absent = [path for path in self.needs if not Path(settings.at(path)).exists()]
         if absent:
             return f"--data has no {', '.join(absent)}"
-        absent = [name for name in self.modules if importlib.util.find_spec(name) is None]
+        absent = [name for name in self.modules if not installed(name)]
         return f"needs the package {', '.join(absent)}" if absent else None
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 # ---- running -------------------------------------------------------------------------------------------
