@@ -47,7 +47,7 @@ def wrong(command: str, root: Path) -> str | None:
 def _simple(command: str) -> Iterator[list[str]]:
     """The simple commands of a line: between `&&`, `||`, `|` and `;`, without redirections."""
     words: list[str] = []
-    for word in [*shlex.split(command, comments=True), ";"]:
+    for word in [*shlex.split(command.replace("\\\n", " "), comments=True), ";"]:
         if word in ("&&", "||", "|", ";"):
             cut = next((i for i, w in enumerate(words) if re.match(r"\d?[<>]", w)), len(words))
             yield words[:cut]
