@@ -96,9 +96,9 @@ def brackets(size: int, seed: int) -> bytes:
     """Random well-nested brackets of four kinds, in lines; the last line may be open."""
     random, found, open_ = np.random.default_rng([seed, 1]), bytearray(), list[int]()
     while len(found) < size:
-        if not open_ and len(found) % 7 == 0 and found[-1:] != b"\n":
+        if not open_ and found[-1:] != b"\n" and random.random() < 0.2:
             found += b"\n"
-        elif open_ and (random.random() < 0.5 or len(open_) > 30):
+        elif open_ and random.random() < 0.55:  # so they all close sooner or later
             found.append(open_.pop())
         else:
             pair = PAIRS[random.integers(len(PAIRS))]
