@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -184,7 +184,7 @@ def script(name: str, script_: str, *words: object, stdout: str | None = None) -
     return Command(name, ("python", f"scripts/{script_}", *map(str, words)), stdout)
 
 
-def excerpt(name: str, source: str, out: Path, size: int, documents: int | None = None) -> Command:
+def excerpt(name: str, source: str, out: Path, size: int, **flags: int) -> Command:
     """The first bytes of the texts of a file, as a text file."""
-    flags: Sequence[object] = () if documents is None else ("--documents", documents)
-    return script(name, "excerpt.py", source, "--out", out, "--bytes", size, *flags)
+    more = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+    return script(name, "excerpt.py", source, "--out", out, "--bytes", size, *more)

@@ -17,12 +17,12 @@ NOISY = {config: name for config, name in HEADLINE.items() if name in ("flat", "
 
 def noise(settings: Settings) -> list[Command]:
     folder = settings.work / "noise"
-    text = folder / "held_out.txt"
+    text = folder / "held_out.jsonl"
     runs = [run_folder(settings, config) for config in NOISY]
     kinds = settings.of([], ["--kinds", "drop", "keyboard"])
     rates = settings.of([0.02, 0.05, 0.1, 0.2], [0.1])
     return [
-        excerpt("held_out", settings.at(BOOKS[1]), text, settings.of(16_384, 1024)),
+        excerpt("held_out", settings.at(BOOKS[1]), text, settings.of(16_384, 1024), piece=512),
         script("noise", "noise_curve.py", *runs, "--data", text, "--rates", *rates, *kinds, "--out", folder),
     ]
 
@@ -120,7 +120,14 @@ def charbench(settings: Settings) -> list[Command]:
 
 def evaluated(name: str, run: str, folder: Path, settings: Settings) -> Command:
     words = ["bytelm", "eval", str(folder / "compare" / "runs" / run), "--tasks", "charbench"]
-    words += ["--data-dir", str(folder / "data"), "--context", "200", "--limit", str(settings.of(200, 4))]
+    words += [
+        "--data-dir",
+        str(folder / "data"),
+        "--context",
+        settings.of("600", "200"),
+        "--limit",
+        str(settings.of(200, 4)),
+    ]
     return Command(name, (*words, "--out", str(folder / f"{name}.json")))
 
 

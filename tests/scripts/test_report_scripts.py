@@ -95,6 +95,8 @@ def test_an_excerpt_has_the_first_bytes_of_the_first_documents(scripts, tmp_path
     assert excerpt() == "one two\n\nthree four\n\nfive"
     assert excerpt("--bytes", 15) == "one two\n\nthree "
     assert excerpt("--documents", 1) == "one two"
+    lines = excerpt("--bytes", 15, "--piece", 6).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["one ", "two\n\nt", "hree "]
     path.write_text('{"other": 1}\n')
     with pytest.raises(SystemExit, match=r"excerpt.py: error: .*text"):
         excerpt()
