@@ -4,8 +4,8 @@
         [--piece N]
 
 FILEs are what `bytelm.data.Files` reads: text, JSON lines, Parquet, gzipped or not; `stdlib` stands for the
-training split of Python's standard library. With --piece the text is cut again, at spaces, into documents of at
-most so many bytes, and OUT is JSON lines.
+training split of Python's standard library. With --piece the text is cut again, at spaces, into documents of
+at most so many bytes, and OUT is JSON lines.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--field", default="text", help="of a JSON line")
     parser.add_argument("--piece", type=int, help="bytes of a document of OUT, which is JSON lines then")
     args = parser.parse_args()
+    if args.piece is not None and args.piece < 4:
+        parser.error(f"--piece is {args.piece}; a character may have 4 bytes")
     try:
         source = Stdlib() if args.files == ["stdlib"] else Files(train=tuple(args.files), field=args.field)
         documents = source.open("train")
@@ -37,9 +39,9 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = b"\n\n".join(first_bytes(texts, args.bytes))
         if args.piece:
-            text = "".join(
-                json.dumps({"text": part.decode()}) + "\n" for part in cut(text, args.piece)
-            ).encode()
+            text = text.decode("utf-8", "ignore").encode()
+            lines = (json.dumps({"text": part.decode()}) + "\n" for part in cut(text, args.piece))
+            text = "".join(lines).encode()
         args.out.write_bytes(text)
     except (OSError, ValueError) as error:
         sys.exit(f"excerpt.py: error: {error}")
