@@ -1,6 +1,7 @@
 """Speed of generation: a word-pooled model against the flat model as deep and wide as its word level.
 
-    python scripts/bench_generate.py [--batch 1 16] [--bytes 300] [--context 2048] [--model.FIELD VALUE ...]
+    python scripts/bench_generate.py [--batch 1 16] [--bytes 300] [--context 2048] [--model.FIELD VALUE ...] \
+        [--json FILE]
 
 Both have random parameters, and the loop that generates (`bytelm.continuing`) is made to draw the bytes of
 files of Python's standard library: of what is generated only the lengths of words matter to speed, and random
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 from forced import PROMPT, forced
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     sizes = ("layers", "width", "heads", "dtype")
     fields = [f for f in dataclasses.fields(WordPooledConfig) if f.name not in sizes]
     for field in fields:
@@ -44,6 +48,7 @@ def main() -> None:
     source = Stdlib().open("valid")
     texts = [source[i] for i in range(len(source))]
     texts = [text for text in texts if len(text) >= PROMPT + args["bytes"]]
+    record = []
     for batch in args["batch"]:
         chosen = texts[:batch]
         data_BT = np.stack([np.frombuffer(t[: PROMPT + args["bytes"]], np.uint8) for t in chosen]).astype(
@@ -62,8 +67,11 @@ def main() -> None:
                 run()
                 times[name].append(time.perf_counter() - start)
         speed = {name: batch * args["bytes"] / sorted(t)[len(t) // 2] for name, t in times.items()}
+        record.append({"batch": batch, **speed})
         print(f"batch {batch:>3}  flat {speed['flat']:>8,.0f} B/s  pooled {speed['pooled']:>8,.0f} B/s"
               f"  ratio {speed['pooled'] / speed['flat']:.2f}", flush=True)  # fmt: skip
+    if args["json"]:
+        args["json"].write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Training speed of a word-pooled model against the flat model as deep and wide as its word level.
 
-    python scripts/bench_words.py [--rows 4] [--row 2048] [--steps 3] [--model.FIELD VALUE ...]
+    python scripts/bench_words.py [--rows 4] [--row 2048] [--steps 3] [--model.FIELD VALUE ...] [--json FILE]
 
 Whole steps of Muon (forward, backward, clipping, update) on rows of Python's standard library, the two models
 in turn. Prints FLOPs a byte, bytes a second, and their ratios.
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--only", choices=["flat", "pooled"])
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--trace", help="write a profile of one step of each to this folder")
     fields = [
         f for f in dataclasses.fields(WordPooledConfig) if f.name not in ("layers", "width", "heads", "dtype")
@@ -73,10 +76,11 @@ def main() -> None:
             start = time.perf_counter()
             figures = step()
             times[name].append(time.perf_counter() - start)
-    speed = {}
+    speed, record = {}, {}
     for name in names:
         speed[name] = args["rows"] * length / statistics.median(times[name])
         flops = models.flops(configs[name], length)
+        record[name] = {"bytes_per_second": speed[name], "flops_a_byte_forward": flops}
         print(f"{name:<7} {flops / 1e6:>7.2f} MFLOPs a byte forward  {speed[name]:>9,.0f} B/s"
               f"  {speed[name] * 3 * flops / 1e9:,.0f} GFLOP/s", flush=True)  # fmt: skip
     if "pooled" in names:
@@ -87,6 +91,8 @@ def main() -> None:
         ratio = models.flops(as_published, 940) / models.flops(configs["flat"], 940)
         print(f"FLOPs {at:.2f} of the flat model's, {ratio:.2f} at 940 bytes in 192 words; "
               f"speed {speed['pooled'] / speed['flat']:.2f} times")  # fmt: skip
+    if args["json"]:
+        args["json"].write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ class Steps:
 
     def _measure(self, spec: str, config: Config, pin: tuple[int, ...] | None) -> dict[str, float]:
         """Seconds and bytes of a step, from a run that is stopped after a while."""
-        seconds = min(CALIBRATION, self._args.budgets[0] / 5) if self._args.unit == "seconds" else CALIBRATION
+        least = {"seconds": min(CALIBRATION, self._args.budgets[0] / 5), "bytes": CALIBRATION}
+        seconds = least.get(self._args.unit, 0.0)  # of FLOPs only the size of the vocabulary is asked for
         config = planned(config, 10**6, self._args.seeds[0], self._args)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, log_every=1))
         run = Run(spec, 0, 0, self._args.out / "calibration", config)

@@ -6,7 +6,7 @@ Texts are the paragraphs of --stories that are long enough and that all members 
 stories written by the members in turns, at temperature 1, cut where another finds a byte impossible. One half
 (every other text) is for fitting: weights of `mean` by expectation and maximisation, which the other mixtures
 take for their prior, exponents of `product`, and the rate of `switch`, the best of a grid. The other half is
-measured. Writes ensembles.md and ensembles.png to --out; stories.json there keeps the texts written, and is
+measured. Writes ensembles.md, .json and .png to --out; stories.json there keeps the texts written, and is
 read again.
 """
 
@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,17 +104,26 @@ def fitted(lms: Sequence[ByteLM], texts: Sequence[bytes]) -> tuple[list[tuple[st
     ], weights
 
 
-def table(rows: Sequence[tuple[str, np.ndarray]], sizes: np.ndarray, K: int) -> str:
+def figures(rows: Sequence[tuple[str, np.ndarray]], sizes: np.ndarray, K: int) -> list[dict[str, Any]]:
     """Bits per byte, and the difference to the best member with its standard error over texts."""
     best = min(rows[:K], key=lambda row: row[1].sum())[1]
-    lines = ["| model | bits per byte | less than the best member, ± standard error |", "|---|---|---|"]
+    found = []
     for name, bits_N in rows:
         gain_N, N = best - bits_N, len(sizes)
-        gain = gain_N.sum() / sizes.sum()
+        gain = float(gain_N.sum() / sizes.sum())
         residual = gain_N - gain * sizes
-        error = math.sqrt(N / (N - 1) * (residual**2).sum()) / sizes.sum()
-        lines.append(f"| {name} | {bits_N.sum() / sizes.sum():.4f} | {gain:+.4f} ± {error:.4f} |")
-    return "\n".join(lines)
+        error = math.sqrt(N / (N - 1) * (residual**2).sum()) / float(sizes.sum())
+        bits_ = float(bits_N.sum() / sizes.sum())
+        found.append({"model": name, "bits_per_byte": bits_, "gain": gain, "error": error})
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    head = "| model | bits per byte | less than the best member, ± standard error |\n|---|---|---|"
+    rows = [
+        f"| {f['model']} | {f['bits_per_byte']:.4f} | {f['gain']:+.4f} ± {f['error']:.4f} |" for f in found
+    ]
+    return "\n".join([head, *rows])
 
 
 def plot(path: Path, lms: Sequence[ByteLM], names: Sequence[str], texts: Sequence[bytes], weights) -> None:
@@ -134,9 +144,11 @@ def plot(path: Path, lms: Sequence[ByteLM], names: Sequence[str], texts: Sequenc
     )
     axes.set_xlabel(f"weight of {names[0]}")
     axes.set_ylabel("bits per byte of held-out texts")
+    axes.set_title("The mean of models whose vocabularies differ")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=110)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=110)
 
 
 def main() -> None:
@@ -166,12 +178,18 @@ def main() -> None:
     parts = [
         f"{len(fit)} texts of {sum(map(len, fit)):,} bytes to fit, {len(held)} of {sizes.sum():,} held out."
     ]
-    parts.append(table(rows, sizes, len(lms)))
+    record = {
+        "fitted": len(fit),
+        "texts": len(held),
+        "bytes": int(sizes.sum()),
+        "held_out": figures(rows, sizes, len(lms)),
+    }
+    parts.append(table(record["held_out"]))
     origins = list(dict.fromkeys(origin_N.tolist()))
     for origin in origins if len(origins) > 1 else []:
         of_N = origin_N == origin
         parts.append(f"Of these, from {origin} ({of_N.sum()} texts, {sizes[of_N].sum():,} bytes):")
-        parts.append(table([(name, bits_N[of_N]) for name, bits_N in rows], sizes[of_N], len(lms)))
+        parts.append(table(figures([(name, bits_N[of_N]) for name, bits_N in rows], sizes[of_N], len(lms))))
     outside = OUTSIDE.encode()
     parts.append(f"Outside some alphabets: {OUTSIDE}")
     lines = ["| model | bits per byte | first impossible byte |", "|---|---|---|"]
@@ -183,6 +201,7 @@ def main() -> None:
     parts.append("\n".join(lines))
     report = "\n\n".join(parts) + "\n"
     (options.out / "ensembles.md").write_text(report)
+    (options.out / "ensembles.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(options.out / "ensembles.png", lms, names, held, weights)
     print(report)
 

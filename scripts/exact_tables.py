@@ -1,6 +1,7 @@
 """The tables of docs/exact.md: how the definitions differ on real models, and live segmentations.
 
-    python scripts/exact_tables.py --models DIR [DIR ...] --tokenizers PATH [PATH ...] [--text FILE]
+    python scripts/exact_tables.py --models DIR [DIR ...] --tokenizers PATH [PATH ...] [--text FILE] \
+        [--json OUT]
 
 MODELS are Hugging Face folders. The story is written here; its words are those of the small story models.
 """
@@ -8,6 +9,7 @@ MODELS are Hugging Face folders. The story is written here; its words are those 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -40,28 +42,32 @@ def main() -> None:
     parser.add_argument("--K", type=int, default=32)
     parser.add_argument("--eps", type=float, default=1e-4)
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
+    found: dict[str, Any] = {"bytes": len(STORY), "models": {}, "tokenizers": {}}
     for path in options.models:
         lm, folder = hub.read(path)
         if folder.bos is None:
             raise ValueError(f"{path}: no token begins a text")
-        definitions(path, lm, folder, options)
-        cuts(path, lm, folder)
+        figures = definitions(path, lm, folder, options)
+        found["models"][Path(path).name] = {"definitions": figures, "cuts": cuts(path, lm, folder)}
     if options.tokenizers:
         print("\n| tokenizer | tokens | nodes a byte | nodes a byte, awkward text | most at one byte |")
         print("|---|---|---|---|---|")
     for path in options.tokenizers:
-        segmentations(path, options.text)
+        found["tokenizers"][path] = segmentations(path, options.text)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def definitions(path: str, lm: Any, folder: Any, options: argparse.Namespace) -> None:
+def definitions(path: str, lm: Any, folder: Any, options: argparse.Namespace) -> dict[str, float]:
     """Bits per byte of the story, without its end, under each definition; the leak; bounds and estimate."""
 
     def converted(**how: Any) -> Any:
         return convert(lm, str(folder.tokenizer), bos=folder.bos, eos=folder.eos, **how)
 
-    def bits(nats: float) -> str:
-        return f"{-nats / len(STORY) / math.log(2):.4f}"
+    def bits(nats: float) -> float:
+        return -float(nats) / len(STORY) / math.log(2)
 
     local, joint = converted(), converted(normalise="joint")
     every = converted(support="all", K=options.K, eps=options.eps)
@@ -72,15 +78,21 @@ def definitions(path: str, lm: Any, folder: Any, options: argparse.Namespace) ->
     (found,) = every.bounds([STORY], samples=options.samples)
     no_end = convert(lm, str(folder.tokenizer), bos=folder.bos, support="all", K=options.K, eps=options.eps)
     (sampled,) = no_end.bounds([STORY], samples=options.samples)
-    as_is = bits(scores["joint"] + leak)
-    print(f"\n{Path(path).name}: {len(STORY)} bytes\n\n| definition | bits per byte |\n|---|---|")
-    print(f"| canonical, local | {bits(scores['local'])} |")
-    print(f"| canonical, joint, laws divided by their sums | {bits(scores['joint'])} |")
-    print(f"| canonical, joint, as it is (leak {1 - math.exp(leak):.3g} of P) | {as_is} |")
-    certain = f"{bits(found.upper[-2])} to {bits(found.lower[-2])}"
-    print(f"| all, certified (K = {options.K}, eps = {options.eps:g}) | {certain} |")
     error = sampled.error / len(STORY) / math.log(2)
-    print(f"| all, estimated ({options.samples} samples) | {bits(sampled.estimate)} ± {error:.4f} |")
+    figures = {
+        **{"local": bits(scores["local"]), "joint": bits(scores["joint"])},
+        **{"as it is": bits(scores["joint"] + leak), "leak": 1 - math.exp(leak)},
+        **{"all, at least": bits(found.upper[-2]), "all, at most": bits(found.lower[-2])},
+        **{"all, estimated": bits(sampled.estimate), "error": float(error)},
+    }
+    print(f"\n{Path(path).name}: {len(STORY)} bytes\n\n| definition | bits per byte |\n|---|---|")
+    print(f"| canonical, local | {figures['local']:.4f} |")
+    print(f"| canonical, joint, laws divided by their sums | {figures['joint']:.4f} |")
+    print(f"| canonical, joint, as it is (leak {figures['leak']:.3g} of P) | {figures['as it is']:.4f} |")
+    certain = f"{figures['all, at least']:.4f} to {figures['all, at most']:.4f}"
+    print(f"| all, certified (K = {options.K}, eps = {options.eps:g}) | {certain} |")
+    print(f"| all, estimated ({options.samples} samples) | {figures['all, estimated']:.4f} ± {error:.4f} |")
+    return figures
 
 
 def leaked(lm: Any, text: bytes) -> float:
@@ -104,7 +116,7 @@ def naive(lm: Any, canonical: Any, folder: Any, text: bytes) -> np.ndarray:
     return law / law.sum()
 
 
-def cuts(path: str, lm: Any, folder: Any) -> None:
+def cuts(path: str, lm: Any, folder: Any) -> list[dict[str, Any]]:
     """The law of the next byte after every cut of the prompt's last words: exact, and naive."""
     canonical = canonical_of(str(folder.tokenizer))
     models = [
@@ -115,6 +127,7 @@ def cuts(path: str, lm: Any, folder: Any) -> None:
     print(f"\n{Path(path).name}: next byte\n")
     print("| prompt ends with | next | exact, local | exact, joint | naive | naive's likeliest | distance |")
     print("|---|---|---|---|---|---|---|")
+    found = []
     for at in range(start, len(PROMPT)):
         text, byte = PROMPT[:at], PROMPT[at]
         local, joint = (np.exp(m.next_logprobs(m.start([text]))[0]) for m in models)
@@ -122,20 +135,31 @@ def cuts(path: str, lm: Any, folder: Any) -> None:
         top = int(plain.argmax())
         shown = "end" if top == END else repr(chr(top))
         exact = f"{local[byte]:.4f} | {joint[byte]:.4f}"
+        distance = float(abs(local - plain).sum() / 2)
         print(
             f"| `{text[-8:].decode()}` | {chr(byte)!r} | {exact} | {plain[byte]:.4f} "
-            f"| {shown} {plain[top]:.2f} | {abs(local - plain).sum() / 2:.3f} |"
+            f"| {shown} {plain[top]:.2f} | {distance:.3f} |"
         )
+        said = {
+            "text": text[-8:].decode(),
+            "next": chr(byte),
+            "likeliest, naive": shown,
+            "distance": distance,
+        }
+        found.append(
+            {**said, **{k: float(x[byte]) for k, x in (("exact", local), ("joint", joint), ("naive", plain))}}
+        )
+    return found
 
 
-def segmentations(path: str, text: str | None) -> None:
+def segmentations(path: str, text: str | None) -> dict[str, Any]:
     """Nodes a byte, and the most at one byte, of ordinary and of awkward text."""
     name = Path(path).parent.name if Path(path).suffix == ".json" else Path(path).name
     try:
         canonical = canonical_of(path)
     except Unsupported as error:
         print(f"| {name} | refused: {error} | | | |")
-        return
+        return {"name": name, "refused": str(error)}
     whole = Path(text).read_text(encoding="utf-8")[:20_000] if text else STORY.decode()
     shares, most = [], 0
     for sample in (whole, MIXED * 3):
@@ -148,7 +172,9 @@ def segmentations(path: str, text: str | None) -> None:
             alive = [len(at) for at in tree.at[1 + tree.lead :]]
             nodes, size, most = nodes + sum(alive), size + len(alive), max(most, *alive)
         shares.append(nodes / size)
-    print(f"| {name} | {len(canonical.vocabulary.rows):,} | {shares[0]:.3f} | {shares[1]:.3f} | {most} |")
+    tokens = len(canonical.vocabulary.rows)
+    print(f"| {name} | {tokens:,} | {shares[0]:.3f} | {shares[1]:.3f} | {most} |")
+    return {"name": name, "tokens": tokens, "nodes": shares[0], "nodes, awkward": shares[1], "most": most}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ models, by kind and rate.
 RUNs are all of one kind: classifiers, and the files JSON lines with a text and a label; models of hidden
 words (byte2word_mlm, bert_bpe), whose hidden words noise changes as it does the others; or language models,
 anything that `bytelm.load` reads. For the last two the files are any text. All see the same noisy texts
-(bytelm/evals/noise.py). Writes OUT/noise.md, OUT/noise.json and OUT/noise.png, and prints the first: what
+(bytelm/evals/noise.py). Writes OUT/noise.md, .json, .png and .svg, and prints the first: what
 noise leaves of the clean figure.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reporting.drawing import curves
 from tqdm import tqdm
 
 import bytelm
@@ -187,25 +188,16 @@ def _cell(point: Point, clean: Point, figure: str) -> str:
 
 
 def plot(points: Sequence[Point], figure: str, path: Path) -> None:
-    """A panel a kind, a line a run."""
-    from matplotlib.figure import Figure
-
-    kinds = list(dict.fromkeys(point.kind for point in points))
-    drawn = Figure(figsize=(3.2 * len(kinds), 3.4), layout="constrained")
-    panels = drawn.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axes, kind in zip(panels, kinds, strict=True):
-        for run in dict.fromkeys(point.run for point in points):
-            own = [point for point in points if (point.run, point.kind) == (run, kind)]
-            around = [[p.value - p.low for p in own], [p.high - p.value for p in own]]
-            axes.errorbar(
-                [100 * p.rate for p in own], [p.value for p in own], around, marker="o", ms=3, capsize=2,
-                label=Path(run).name,
-            )  # fmt: skip
-        axes.set(title=kind, xlabel="% of characters")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel(figure)
-    panels[0].legend(fontsize=8)
-    drawn.savefig(path, dpi=120)
+    """A panel a kind, a line a run; .png and .svg."""
+    panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    for p in points:
+        line = panels.setdefault(p.kind, {}).setdefault(Path(p.run).name, [])
+        line.append((100 * p.rate, p.value, p.low, p.high))
+    drawn = curves(
+        f"{figure.capitalize()} under noise, with 95 % intervals", "% of characters", figure, panels
+    )
+    for suffix in (".png", ".svg"):
+        drawn.savefig(path.with_suffix(suffix), dpi=120)
 
 
 if __name__ == "__main__":

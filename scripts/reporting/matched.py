@@ -1,0 +1,227 @@
+"""Configs against each other at equal seconds and at equal FLOPs."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from reporting.drawing import COLOURS, DASHES, MARKERS, figure, interval, table
+from reporting.plan import Command, Found, Section, Settings, script
+
+FLAT = "flat --model.width 192 --model.heads 3 --model.window None"
+HEADLINE = {
+    FLAT: "flat",
+    "flat": "flat, smaller, windowed",
+    "default": "word-pooled",
+    "byte2word": "Byte2Word, causal",
+    "bpe": "BPE, 8,192",
+    "paper_small": "Learn Your Tokens",
+}
+FLATS = ("flat", "flat, smaller, windowed")  # what the word-pooled model is held against
+CORPORA = {"books": "English books", "python": "Python"}
+BOOKS = ("text/books/train.jsonl.gz", "text/books/test.jsonl.gz")
+SECONDS, FLOPS = (300.0, 4.0), (5e12, 4e10)  # of a run: full, quick
+QUICK = "--data.row 256 --data.piece 256 --evaluation.rows 4"
+# In rows of 256 bytes the models of words need fewer of them.
+SMALL = {
+    "default": " --model.words 96",
+    "byte2word": " --model.words 96",
+    "paper_small": " --model.words 128",
+}
+
+
+def spec(config: str, settings: Settings) -> str:
+    return config + SMALL.get(config.split()[0], "") if settings.quick else config
+
+
+def source(corpus: str, settings: Settings) -> str:
+    """The documents of a comparison, as compare.py takes them."""
+    if corpus == "python":
+        return "default"
+    train, held_out = (settings.at(path) for path in BOOKS)
+    return f"files --data.source.train {train} --data.source.valid {held_out}"
+
+
+def compare(
+    name: str, out: Path, configs: list[str], corpus: str, settings: Settings, **options: object
+) -> Command:
+    flags = [
+        part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", *_several(value))
+    ]
+    if settings.quick:
+        flags += ["--flags", QUICK]
+    return script(
+        name, "compare.py", *(spec(config, settings) for config in configs), "--source",
+        source(corpus, settings), *flags, "--jobs", settings.jobs, "--out", out,
+    )  # fmt: skip
+
+
+def _several(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "comparison.json").read_text())
+
+
+def run_folder(settings: Settings, config: str, corpus: str = "books") -> str:
+    """The run of `config` with the first seed of the comparison at equal seconds."""
+    from comparison.runs import slug
+
+    name = f"{slug(spec(config, settings))}-{settings.of(*SECONDS):g}-seed0"
+    return str(settings.work / corpus / "seconds" / "runs" / name)
+
+
+# ---- the headline --------------------------------------------------------------------------------------
+
+
+def headline(corpus: str, settings: Settings) -> list[Command]:
+    folder, configs = settings.work / corpus, list(HEADLINE)
+    seeds = settings.of([0, 1, 2], [0])
+    same = {
+        "points": settings.of(5, 2),
+        "eval_bytes": settings.of(131_072, 8192),
+        "word_bytes": settings.of(32_768, 1024),
+    }
+    by_seconds = compare("seconds", folder / "seconds", configs, corpus, settings,
+                         seconds=settings.of(*SECONDS), seeds=seeds, **same)  # fmt: skip
+    by_flops = compare("flops", folder / "flops", configs, corpus, settings, flops=settings.of(*FLOPS),
+                       seeds=seeds if corpus == "books" else [0], **{**same, "word_bytes": 0})  # fmt: skip
+    return [by_seconds, by_flops]
+
+
+def gather_headline(corpus: str, settings: Settings) -> Found:
+    names = {spec(config, settings): name for config, name in HEADLINE.items()}
+    at = {unit: read(settings.work / corpus / unit) for unit in ("seconds", "flops")}
+    summed = {unit: {names[s["config"]]: s for s in found["summary"]} for unit, found in at.items()}
+    rows = [
+        [
+            *(name, f"`{s['config']}`", f"{s['parameters']:,}", f"{s['flops_a_byte'] / 1e6:.2f} M"),
+            *(f"{s['bytes_per_second']:,.0f}", f"{s['bytes'] / 1e6:.2f} MB", _bits(s)),
+            *(f"{summed['flops'][name]['bytes'] / 1e6:.2f} MB", _bits(summed["flops"][name])),
+        ]
+        for name, s in summed["seconds"].items()
+    ]
+    seconds, flops = (at[unit]["summary"][0]["budget"] for unit in ("seconds", "flops"))
+    seeds = {unit: ", ".join(map(str, at[unit]["summary"][0]["seeds"])) for unit in at}
+    head = ["model", "config", "parameters", "training FLOPs a byte", "bytes/s", f"read in {seconds:g} s"]
+    head += ["bits per byte", f"read in {flops:.0e} FLOPs", "bits per byte"]
+    one = at["seconds"]["summary"][0]
+    parts = [
+        table(head, rows),
+        f"Bits per byte of the first {one['eval_bytes']:,.0f} held-out bytes, mean ± standard error over "
+        f"seeds ({seeds['seconds']} at equal seconds, {seeds['flops']} at equal FLOPs). BPE's are of "
+        "canonical tokens, which bound its bits per byte from above. Seconds are of training alone, "
+        f"{at['seconds']['machine'].get('jobs', 1)} runs at a time, each on its share of the cores.",
+    ]
+    if words := _words(summed["seconds"]):
+        said = "by how often the word occurs in the training text, with 95 % intervals:"
+        parts += [f"Next words right, %, after {seconds:g} s, {said}", words]
+    if notes := [note for found in at.values() for note in found["notes"] if "budget" in note]:
+        parts.append("\n".join(f"* {note}" for note in notes))
+    figures: dict[str, Any] = {"names": names, **{unit: {"summary": at[unit]["summary"]} for unit in at}}
+    figures["curves"] = {
+        unit: [{k: r[k] for k in ("config", "seed", "curve")} for r in at[unit]["runs"]] for unit in at
+    }
+    figures["cheaper"] = {
+        flat: {x: cheaper(figures, "word-pooled", flat, x) for x in ("seconds", "flops")} for flat in FLATS
+    }
+    return Found("\n\n".join(parts), figures, {corpus: partial(draw, figures, CORPORA[corpus])})
+
+
+def _bits(summary: dict[str, Any]) -> str:
+    error = summary["standard_error_seeds"]
+    return f"{summary['bits_per_byte']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+
+
+def _words(summed: dict[str, Any]) -> str | None:
+    asked = {name: s["next_word"] for name, s in summed.items() if s["next_word"]}
+    if not asked:
+        return None
+    heads = [f"{share['name']} ({share['words']:,})" for share in next(iter(asked.values()))]
+    rows = [
+        [
+            name,
+            *(
+                interval(None if x["value"] is None else (x["value"], x["low"], x["high"]), scale=100)
+                for x in shares
+            ),
+        ]
+        for name, shares in asked.items()
+    ]
+    return table(["model", *heads], rows)
+
+
+def mean_curve(figures: dict[str, Any], name: str, x: str) -> list[tuple[float, float, float, float]]:
+    """(x, mean, lowest, highest bits per byte) over seeds, on the way of runs at equal seconds or FLOPs."""
+    runs = [run for run in figures["curves"][x] if figures["names"][run["config"]] == name]
+    points = list(zip(*(run["curve"] for run in runs), strict=False))
+    found = []
+    for point in points:
+        bits = [p["bits_per_byte"] for p in point]
+        at = sum(p[x] for p in point) / len(point)
+        found.append((at, sum(bits) / len(bits), min(bits), max(bits)))
+    return found
+
+
+def cheaper(figures: dict[str, Any], ours: str, theirs: str, x: str) -> dict[str, Any]:
+    """How much less of `x` ours takes to come to the last bits of theirs, and whether that is only a bound.
+
+    Read off its curve on the way, whose rate of learning has not ended, so at least so much.
+    """
+    curve, (budget, goal, _, _) = mean_curve(figures, ours, x), mean_curve(figures, theirs, x)[-1]
+    found: dict[str, Any] = {
+        "bits_per_byte": goal,
+        "theirs": budget,
+        "ours": None,
+        "times": None,
+        "at_least": True,
+    }
+    before: tuple[float, float] | None = None
+    for at, bits, _, _ in curve:
+        if bits <= goal:
+            if before is not None:  # straight in log x
+                share = (before[1] - goal) / (before[1] - bits)
+                at = math.exp(math.log(before[0]) + share * (math.log(at) - math.log(before[0])))
+            return {**found, "ours": at, "times": budget / at}
+        before = at, bits
+    return found
+
+
+def draw(figures: dict[str, Any], title: str) -> Any:
+    """Bits per byte against seconds and against FLOPs: the way of the runs thin, where they end thick."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    drawn = figure(9.6, 4.4, f"{title}: bits per byte of held-out text while training")
+    panels = drawn.subplots(1, 2, sharey=True)
+    for axes, (x, label) in zip(
+        panels, {"seconds": "training time, s", "flops": "training FLOPs"}.items(), strict=True
+    ):
+        for i, name in enumerate(figures["names"].values()):
+            at, bits, low, high = zip(*mean_curve(figures, name, x), strict=True)
+            style = {"color": COLOURS[i % 7], "linestyle": DASHES[i % 7]}
+            axes.plot(at, bits, lw=1.6, label=name, **style)
+            axes.fill_between(at, low, high, color=COLOURS[i % 7], alpha=0.15)
+            axes.plot(at[-1:], bits[-1:], MARKERS[i % 7], color=COLOURS[i % 7], ms=8, markeredgecolor="white")
+        axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        every = (math.inf, math.inf)  # decades: label each tick, however many there are
+        powers = LogFormatterSciNotation(minor_thresholds=every)
+        axes.xaxis.set_major_formatter(powers if x == "flops" else "{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel("bits per byte")
+    panels[0].legend(fontsize=8)
+    return drawn
+
+
+SECTIONS = [
+    Section(corpus, title, partial(headline, corpus), partial(gather_headline, corpus), needs=needs)
+    for corpus, title, needs in (
+        ("books", "English books at equal seconds and at equal FLOPs", BOOKS),
+        ("python", "Python at equal seconds and at equal FLOPs", ()),
+    )
+]
