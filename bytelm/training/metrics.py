@@ -168,21 +168,36 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class _Events:
-    """TensorBoard events of the same figures (tensorboardX writes them without TensorFlow)."""
+    """TensorBoard events of the same figures (tensorboardX writes them without TensorFlow).
+
+    Written at once, not by tensorboardX's thread: that one ends when the clock is set back by weeks, and
+    what is written after it waits for ever.
+    """
 
     def __init__(self, folder: Path, start: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "tensorboard" / "events"))
         # What an earlier process wrote after step `start` is hidden: it will be made again.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=30, purge_step=start + 1)
+        begins = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(wall_time=time.time(), step=start + 1, session_log=begins))
 
     def write(self, step: int, line: dict[str, Any]) -> None:
-        for name, x in line.items():
-            if name != "step" and isinstance(x, int | float):
-                self._writer.add_scalar(name, x, step)
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name, simple_value=x)
+            for name, x in line.items()
+            if name != "step" and isinstance(x, int | float)
+        ]
+        self._file.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 def plot(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import struct
 import time
 
 import jax.numpy as jnp
@@ -33,6 +34,33 @@ def make(folder, start=0, steps=6, every=1, peak=1e9):
 def lines(folder):
     text = (folder / "metrics.jsonl").read_text()
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+def events(folder):
+    """What TensorBoard reads: [(step, {name: value})]. A record is a length, a checksum, data, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted((folder / "tensorboard").iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += 12 + size + 4
+            if event.HasField("summary"):
+                found.append((event.step, {value.tag: value.simple_value for value in event.summary.value}))
+    return found
+
+
+def test_events_are_the_same_figures(tmp_path):
+    log = make(tmp_path)
+    for step in (1, 2):
+        log.step(step, figures(100.0 * step), 0.1, 0.0)
+    log.flush()  # they are there before the log is closed
+    for line, (step, values) in zip(lines(tmp_path), events(tmp_path), strict=True):
+        assert line.pop("step") == step
+        assert values == pytest.approx({name: x for name, x in line.items() if x is not None}, rel=1e-6)
+    log.close()
 
 
 def test_one_step_late(tmp_path):
@@ -66,6 +94,7 @@ def test_a_clock_that_jumps(tmp_path, monkeypatch):
     log.flush()
     log.close()
     took, found = time.perf_counter() - began, lines(tmp_path)
+    assert [step for step, _ in events(tmp_path)] == [1, 2, 3, 4]
     seconds = [line["seconds"] for line in found]
     assert seconds == sorted(seconds)
     assert 0.2 < seconds[-1] < took
