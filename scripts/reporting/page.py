@@ -19,6 +19,8 @@ Figures = Mapping[str, Any]
 
 def save(section: Section, found: Found, settings: Settings, out: Path) -> Found:
     """Writes a section's JSON, Markdown and plots to `out`."""
+    import matplotlib
+
     record = {"title": section.title, "commands": record_of(section, settings), "figures": found.figures}
     text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
     write(out / f"{section.name}.json", settings.clean(text) + "\n")
@@ -31,9 +33,10 @@ def save(section: Section, found: Found, settings: Settings, out: Path) -> Found
                     (out / f"{name}{suffix}").write_bytes(source.read_bytes())
         else:
             figure = drawn()
-            for suffix in SUFFIXES:
-                metadata = {"Date": None} if suffix == ".svg" else None
-                figure.savefig(out / f"{name}{suffix}", dpi=120, metadata=metadata)
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # the same figures, the same file
+                for suffix in SUFFIXES:
+                    metadata = {"Date": None} if suffix == ".svg" else None
+                    figure.savefig(out / f"{name}{suffix}", dpi=120, metadata=metadata)
     return found
 
 
