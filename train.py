@@ -63,7 +63,9 @@ def main() -> None:
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)
     model = jax.eval_shape(make, jax.random.key(0))
-    optimizer = make_optimizer(config.optimizer, layers.matrices_of(model), layers.rates_of(model))
+    optimizer = make_optimizer(
+        config.optimizer, layers.matrices_of(model), layers.rates_of(model), layers.specs_of(model)
+    )
     averaged = config.training.ema is not None
     init = functools.partial(new_state, make, optimizer, ema=averaged)
     key = jax.random.key(config.training.seed)

@@ -2,13 +2,14 @@
 
     python scripts/gpu_check.py [--out gpu_check] [--parts NAME ...] [--tiny] [--minutes 9.5]
 
-Needs jax, flax, optax, orbax, einops and numpy only. Each part runs in a process of its own, so that one that
-fails, or asks for too much memory, is written down and the rest goes on; what there is no time for is named.
-First correctness: attention of every kind and its gradient against float64 on the host, and a training step
-against the CPU's. Then speed: training with AdamW (bytes a second, the share of the peak in operations of
-matrices by formula, the parts of a step, peak memory); generation of given bytes; and what exact conversion
-asks of a tokenized model, a tree of tokens and the masses of its vocabulary (device work only). Writes
-OUT.json and OUT.md. `--tiny` runs the same parts at sizes for a CPU.
+Needs jax, flax, optax, orbax, einops and numpy only. Each part runs in a process of its own, so that one
+that fails, or asks for too much memory, is written down and the rest goes on; what there is no time for is
+named. First correctness: attention of every kind and its gradient against float64 on the host, by cuDNN's
+kernel where training would take that, and a training step against the CPU's. Then speed: training with
+AdamW (bytes a second, the share of the peak in operations of matrices by formula, the parts of a step, peak
+memory); generation of given bytes; and what exact conversion asks of a tokenized model, a tree of tokens
+and the masses of its vocabulary (device work only). Writes OUT.json and OUT.md. `--tiny` runs the same
+parts at sizes for a CPU.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def _short(x: Any) -> str:
 
 
 def attention(tiny: bool) -> dict[str, Any]:
-    """The largest error against float64, over the largest entry, of outputs and of gradients."""
+    """The largest error against float64, over the largest entry, of outputs and of gradients; by which kernel
+    (`bytelm.attention.kernels`), where it is not XLA's."""
     import jax
     import jax.numpy as jnp
 
@@ -102,6 +104,8 @@ def attention(tiny: bool) -> dict[str, Any]:
     kinds: dict[str, dict[str, Any]] = {
         "whole": {},
         "documents": {"documents_BT": documents},
+        "long window": {"window": T // 2 + 1},
+        "long window, documents": {"documents_BT": documents, "window": T // 2 + 1},
         "window": {"documents_BT": documents, "window": T // 8},
         "words": {"documents_BT": words, "window": 32, "span": 2},
     }
@@ -119,10 +123,22 @@ def attention(tiny: bool) -> dict[str, Any]:
                 float(np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max())
                 for a, b in zip(ours, expected, strict=True)
             )
-            found[f"{kind} {dtype}"] = error
+            found[f"{kind} {dtype}{_by(q, k, dtype, **how)}"] = error
             if not error < limit:
                 raise AssertionError(f"attention, {kind}, {dtype}: error {error:.2g}, limit {limit:.0e}")
     return {"device": jax.devices()[0].device_kind, **found}
+
+
+def _by(q, k, dtype: str, documents_BT=None, window=None, span=1) -> str:
+    """The name of the kernel that attention of this kind runs on here; nothing for XLA's."""
+    import jax
+
+    from bytelm.attention import kernels
+
+    q, k = (jax.ShapeDtypeStruct(x.shape, dtype) for x in (q, k))
+    how = {"window": window, "causal": True, "isolated": documents_BT is not None}
+    found = {} if span > 1 else kernels.of_backend(q, k, **how)
+    return "".join(f", {kernel.func.__name__}" for kernel in found.values())
 
 
 def _attention_in_float64(q, k, v, g, documents_BT=None, window=None, span=1):

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm import attention
-from bytelm.attention import attend, attend_cached
+from bytelm.attention import attend, attend_cached, blocks, xla
 
 BLOCK = 8
 H = 4
@@ -63,7 +62,7 @@ def value_and_gradients(f, *arrays):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", BLOCK)
+    monkeypatch.setattr(blocks, "BLOCK", BLOCK)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -87,7 +86,7 @@ def test_units_one_or_a_few_at_a_time_are_all_at_once(monkeypatch, T, window, at
     *qkv, documents_BT = arrays(T, 4, 2)
     outs = []
     for scores in (2**19, at_once):
-        monkeypatch.setattr(attention, "AT_ONCE", scores)
+        monkeypatch.setattr(blocks, "AT_ONCE", scores)
         run = jax.jit(lambda *x: attend(*x, documents_BT, window))
         outs.append((run(*qkv), str(jax.make_jaxpr(run)(*qkv))))
     np.testing.assert_allclose(outs[0][0], outs[1][0], atol=1e-6)
@@ -99,8 +98,8 @@ def test_units_one_or_a_few_at_a_time_are_all_at_once(monkeypatch, T, window, at
 def test_elsewhere_than_on_cpu(how, window, isolate):
     """What runs on GPU and TPU, here on CPU."""
     *qkv, documents_BT = arrays(21, 4, 2)
-    seen = attention._seen(jnp.asarray(documents_BT) if isolate else None, window, 1, True, 21)
-    run = {"whole": attention._whole, "bands": partial(attention._in_bands, window=window, causal=True)}[how]
+    seen = xla.seen(jnp.asarray(documents_BT) if isolate else None, window, 1, True, 21)
+    run = {"whole": xla.whole, "bands": partial(xla.bands, window=window, causal=True)}[how]
     found = value_and_gradients(lambda *x: run(*x, *seen), *qkv)
     mask_BTS = visible(21, window, documents_BT if isolate else np.zeros_like(documents_BT))
     for a, b in zip(found, value_and_gradients(lambda *x: reference(*x, mask_BTS), *qkv), strict=True):
@@ -135,11 +134,11 @@ def test_gradients_under_vmap():
 
 
 def test_blocks_of_the_real_size():
-    T = attention.BLOCK * 2 + 5
+    T = blocks.BLOCK * 2 + 5
     *qkv, documents_BT = arrays(T, 2, 1, B=1)
-    mask_BTS = visible(T, attention.BLOCK + 7, documents_BT)
+    mask_BTS = visible(T, blocks.BLOCK + 7, documents_BT)
     expected = value_and_gradients(lambda *x: reference(*x, mask_BTS), *qkv)
-    found = value_and_gradients(lambda *x: attend(*x, documents_BT, attention.BLOCK + 7), *qkv)
+    found = value_and_gradients(lambda *x: attend(*x, documents_BT, blocks.BLOCK + 7), *qkv)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
 

@@ -298,6 +298,45 @@ def test_a_file_of_data_that_vanishes(place):
     assert f"going on from step {last}" in error
 
 
+SLOW_AND_JUMPING = """
+import itertools
+import time
+
+from bytelm.data.documents import Table
+
+read, real, jumps = Table.read, time.time, itertools.cycle([1e9, -1e9, 3600.0])
+
+
+def slowly(self, *where):
+    time.sleep(0.05)
+    return read(self, *where)
+
+
+Table.read, time.time = slowly, lambda: real() + next(jumps)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole")
+def test_a_slow_source_and_a_clock_that_jumps(place):
+    """Each read takes long and the wall clock is set at every look: the same run, and the wait is told."""
+    config = place.folder / "slow.py"
+    config.write_text(place.config.read_text() + SLOW_AND_JUMPING)
+    began = time.perf_counter()
+    status, _, error = place.run("slow", config=config)
+    took = time.perf_counter() - began
+    assert status == 0, error
+    assert place.same_lines("slow") == place.same_lines("whole")
+    assert_equal_params(place.params("slow"), place.params("whole"))
+    slow, whole = place.lines("slow"), place.lines("whole")
+    waits = [sum(line["data_wait_seconds"] for line in lines[2:]) for lines in (slow, whole)]
+    assert waits[0] > waits[1] + 1.0
+    seconds = [line["seconds"] for line in slow]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[-1] < took
+    assert all(line["bytes_per_second"] > 0 for line in slow)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole")
 def test_init_from_takes_the_parameters_only(place, train):

@@ -110,7 +110,10 @@ class Tfds:
 
 @dataclass(frozen=True, eq=False)
 class TfdsDocuments:
-    """A split of a TFDS data set; see `Documents`. Empty documents are in it, and passed over later."""
+    """A split of a TFDS data set; see `Documents`. Empty documents are in it, and passed over later.
+
+    Raises OSError where a file of records has vanished or lost its end since it was opened.
+    """
 
     name: str
     records: Any
@@ -126,11 +129,15 @@ class TfdsDocuments:
         # Only the one field is decoded: TFDS would decode all, pictures too, and takes twice the time.
         from tensorflow_datasets.proto import tf_example_pb2
 
-        values = (
-            tf_example_pb2.Example.FromString(self.records[i])
-            .features.feature[self.field_name]
-            .bytes_list.value
-        )
+        try:
+            record = self.records[i]
+        except (
+            RuntimeError
+        ) as error:  # array_record's, which names the file; it opens them when they are needed
+            raise OSError(f"{self.name}: document {i} cannot be read: {_first_line(error)}") from error
+        if not record:  # what array_record gives for records beyond the end of a file
+            raise OSError(f"{self.name}: document {i} cannot be read: its file is cut short")
+        values = tf_example_pb2.Example.FromString(record).features.feature[self.field_name].bytes_list.value
         if len(values) != 1:
             raise ValueError(
                 f"{self.name}: document {i} has {len(values)} values in {self.field_name!r}, not one"

@@ -67,7 +67,7 @@ def flops(config: Any, length: int) -> Flops:
     """Operations a symbol of a row of `length` of them; nothing is computed, and nothing compiled.
 
     The compiler's count is above the formula's by norms, softmax, positions, and by keys behind the mask that
-    blocks of attention compute all the same. It is whole for rows of at most `bytelm.attention.BLOCK`
+    blocks of attention compute all the same. It is whole for rows of at most `bytelm.attention.blocks.BLOCK`
     symbols: how many blocks of longer ones are read the data decide, and the compiler counts one.
     """
     model, params = _params(config)

@@ -23,21 +23,22 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from bytelm import layers, sharding, words
-from bytelm.attention import attend, attend_cached
+from bytelm import layers, words
+from bytelm.attention import attend_cached
 from bytelm.layers import param
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models import pooling
+from bytelm.models.classic_block import Block, LayerNorm, run
+from bytelm.models.sizes import Ruled, check_positive
 from bytelm.models.words_layout import read_layout, room
 from bytelm.words import State
-from bytelm.words.machine import Rule
 
 STOP = LAW  # the end of a word, the last of 258 outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnYourTokensConfig:
+class LearnYourTokensConfig(Ruled):
     """The paper's sizes."""
 
     rule: str = "paper"
@@ -55,9 +56,9 @@ class LearnYourTokensConfig:
     dtype: str = "auto"  # of the compute; auto: float32 on CPU
 
     def __post_init__(self) -> None:
-        for name in ("words", "layers", "width", "heads", "mlp_width", "encoder_layers", "encoder_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be positive, got {getattr(self, name)}")
+        names = ("words", "layers", "width", "heads", "mlp_width", "encoder_layers", "encoder_heads")
+        check_positive(self, *names, "decoder_layers")
+        self.check_rule()
         for name in ("heads", "encoder_heads"):
             if self.width % getattr(self, name):
                 raise ValueError(
@@ -72,54 +73,6 @@ class LearnYourTokensConfig:
                 f"model.rule {self.rule!r} knows ends at once, which leaves an end-of-word symbol nothing to "
                 "say; use a rule that knows one byte later, or a WordPooledConfig"
             )
-
-    @property
-    def boundaries(self) -> Rule:
-        return words.rule(self.rule, self.cap)
-
-
-class Block(nnx.Module):
-    """A layer as GPT-2's (pre-norm, GELU) or as the original Transformer's (post-norm, ReLU)."""
-
-    def __init__(self, width: int, heads: int, hidden: int, rate: float, post: bool, key: jax.Array):
-        D, N, H = width, heads, width // heads
-        a, b, c, d, e, f = jax.random.split(key, 6)
-        self.query, self.key, self.value = (
-            param(k, (D, N, H), ("embed", "heads", None), inputs=1) for k in (a, b, c)
-        )
-        self.out = param(d, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.5)
-        self.wide = param(e, (D, hidden), ("embed", "mlp"), inputs=1)
-        self.bias = param(None, (hidden,), ("mlp",), scale=0.0)
-        self.down = param(f, (hidden, D), ("mlp", "embed"), inputs=1, scale=0.5)
-        self.norm_attention, self.norm_mlp = LayerNorm(D), LayerNorm(D)
-        self.rate, self.post = rate, post
-
-    def project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:
-        h_BTD = x_BTD if self.post else self.norm_attention(x_BTD)
-        return tuple(layers.split_heads(h_BTD, w[...]) for w in (self.query, self.key, self.value))
-
-    def finish(self, x_BTD: jax.Array, a_BTNH: jax.Array, key: jax.Array | None) -> jax.Array:
-        one, two = (None, None) if key is None else jax.random.split(key)
-        x_BTD = x_BTD + layers.dropout(layers.merge_heads(a_BTNH, self.out[...]), self.rate, one)
-        x_BTD = self.norm_attention(x_BTD) if self.post else x_BTD
-        h_BTD = x_BTD if self.post else self.norm_mlp(x_BTD)
-        h_BTF = layers.linear(h_BTD, self.wide[...]) + self.bias[...].astype(h_BTD.dtype)
-        h_BTF = jax.nn.relu(h_BTF) if self.post else jax.nn.gelu(h_BTF)
-        x_BTD = x_BTD + layers.dropout(layers.linear(h_BTF, self.down[...]), self.rate, two)
-        return self.norm_mlp(x_BTD) if self.post else x_BTD
-
-
-class LayerNorm(nnx.Module):
-    """Over the last axis, in float32 (Ba et al., arXiv 1607.06450)."""
-
-    def __init__(self, width: int):
-        self.scale, self.shift = param(None, (width,), (None,)), param(None, (width,), (None,), scale=0.0)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + 1e-5)
-        return (x32 * self.scale[...] + self.shift[...]).astype(x.dtype)
 
 
 class Cache(NamedTuple):
@@ -178,7 +131,7 @@ class LearnYourTokens(nnx.Module):
         reach = max(c.cap + P, 32)
 
         inside_BSD = places.merge(x_BTD, jnp.broadcast_to(self._cast(self.vectors), (B, W, P, c.width)))
-        inside_BSD = _run(
+        inside_BSD = run(
             self.encoder, inside_BSD, keys[0], documents_BT=places.word_BS, window=reach, causal=False
         )
         u_BMD = rearrange(places.prefixes(inside_BSD), "B W P D -> B (W P) D")
@@ -189,17 +142,17 @@ class LearnYourTokens(nnx.Module):
         first_BW = jax.lax.cummax(jnp.where(new_BW, jnp.arange(W), 0), axis=1)
         position_BM = rearrange((jnp.arange(W) - first_BW)[..., None] * P + jnp.arange(P), "B W P -> B (W P)")
         u_BMD = u_BMD + self._cast(self.positions)[position_BM]
-        u_BMD = _run(self.blocks, u_BMD, keys[1], documents_BT=jnp.repeat(at.document_BW, P, axis=1))
+        u_BMD = run(self.blocks, u_BMD, keys[1], documents_BT=jnp.repeat(at.document_BW, P, axis=1))
         z_BWPD = rearrange(self.norm_words(u_BMD), "B (W P) D -> B W P D", P=P)
 
         shifted_BWPD = jnp.pad(z_BWPD[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
         before_BWPD = jnp.where(new_BW[..., None, None], self._cast(self.start), shifted_BWPD)
-        y_BSD = _run(
+        y_BSD = run(
             self.decoder, places.merge(x_BTD, before_BWPD), keys[2], documents_BT=places.word_BS, window=reach
         )
         within_BTV = jax.nn.log_softmax(self._logits(places.symbols(y_BSD)))
         # What follows a document's last word has no bytes in the row, so first bytes are read apart.
-        opening_NPD = _run(self.decoder, rearrange(z_BWPD, "B W P D -> (B W) P D"), keys[2])
+        opening_NPD = run(self.decoder, rearrange(z_BWPD, "B W P D -> (B W) P D"), keys[2])
         first_BWV = jax.nn.log_softmax(self._logits(opening_NPD[:, -1])).reshape(B, W, -1)
 
         targets_BT = jnp.minimum(batch["targets"].astype(jnp.int32), END)
@@ -269,14 +222,14 @@ class LearnYourTokens(nnx.Module):
         vectors_BPD = jnp.broadcast_to(self._cast(self.vectors), (B, P, c.width))
         # Places beyond the word are words of their own.
         of_word_BS = jnp.where(jnp.arange(P + c.cap) < P + size_B[:, None], 0, jnp.arange(P + c.cap))
-        inside_BSD = _run(
+        inside_BSD = run(
             self.encoder, jnp.concatenate([vectors_BPD, x_BCD], axis=1), None, documents_BT=of_word_BS,
             window=P + c.cap, causal=False,
         )  # fmt: skip
         after_BPD, following = self._step_words(inside_BSD[:, :P], words_B, kept)
-        y_BSD = _run(self.decoder, jnp.concatenate([before_BPD, x_BCD], axis=1), None)
+        y_BSD = run(self.decoder, jnp.concatenate([before_BPD, x_BCD], axis=1), None)
         last_BD = jnp.take_along_axis(y_BSD, (P + size_B - 1)[:, None, None], axis=1)[:, 0]
-        first_BD = _run(self.decoder, after_BPD, None)[:, -1]
+        first_BD = run(self.decoder, after_BPD, None)[:, -1]
         within_BV, first_BV = (jax.nn.log_softmax(self._logits(x)) for x in (last_BD, first_BD))
         symbol_BV = jnp.broadcast_to(jnp.arange(LAW), (B, LAW))
         states = State(*(jnp.repeat(x[:, None], LAW, axis=1) for x in state))
@@ -373,16 +326,3 @@ class LearnYourTokens(nnx.Module):
         inside = (c.encoder_layers + c.decoder_layers) * near
         total = (length + W * P) * inside + W * P * (of_words + c.decoder_layers * dense)
         return total / length + 2.0 * D * (LAW + 1) * (1 + W / length)
-
-
-def _run(blocks: Any, x_BTD: jax.Array, key: jax.Array | None, **how: Any) -> jax.Array:
-    """A stack of layers over rows; `how` is for `bytelm.attention.attend`."""
-
-    def layer(x_BTD: jax.Array, per_layer: Any) -> Any:
-        block, key = per_layer
-        x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-        return block.finish(x_BTD, attend(*block.project(x_BTD), **how), key), None
-
-    depth = jax.tree.leaves(blocks)[0].shape[0]
-    keys = None if key is None else jax.random.split(key, depth)
-    return jax.lax.scan(layer, x_BTD, (blocks, keys))[0]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
 
 from bytelm.layers import Params
+from bytelm.training.muon import scale_by_muon, scale_to_rms
 
 if TYPE_CHECKING:
     from bytelm.config import Optimizer
@@ -25,7 +25,7 @@ MUON_RMS = (
 
 
 def make_optimizer(
-    config: Optimizer, matrices: Params, rates: Params | None = None
+    config: Optimizer, matrices: Params, rates: Params | None = None, specs: Params | None = None
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), or Muon (Jordan 2024) for the matrices.
 
@@ -36,6 +36,8 @@ def make_optimizer(
         Nesterov's momentum, as optax has it.
       rates: for each parameter the multiple of the rate at which it moves (`bytelm.layers.rates_of`); decay
         is multiplied too. None: 1.
+      specs: how each parameter is cut over the mesh (`bytelm.layers.specs_of`). Without, Muon computes what
+        is right on a mesh too, but sends much.
     """
 
     def is_leaf(x):
@@ -47,16 +49,17 @@ def make_optimizer(
             1.0, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decays
         )
     else:
-        moves = muon(
-            1.0,
-            beta=config.momentum,
-            weight_decay=config.weight_decay,
-            adam_b1=config.beta1,
-            adam_b2=config.beta2,
-            muon_weight_dimension_numbers=jax.tree.map(
-                lambda axes: None if axes is None else MuonDimensionNumbers(*axes), matrices, is_leaf=is_leaf
-            ),
-            consistent_rms=MUON_RMS,
+        moves = optax.partition(
+            {
+                "muon": optax.chain(
+                    scale_by_muon(config.momentum, matrices, specs),
+                    scale_to_rms(MUON_RMS, matrices),
+                    optax.add_decayed_weights(config.weight_decay),
+                    optax.scale_by_learning_rate(1.0),
+                ),
+                "adam": optax.adamw(1.0, config.beta1, config.beta2, weight_decay=0.0, nesterov=True),
+            },
+            jax.tree.map(lambda decay: "muon" if decay else "adam", decays),
         )
     parts = [optax.clip_by_global_norm(config.clip), moves]
     if rates is not None and any(rate != 1.0 for rate in jax.tree.leaves(rates)):

@@ -165,6 +165,27 @@ def test_a_failed_batch_leaves_no_lane_ahead(unmeasured, prefetch):
     assert equal(seen, expected)
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_slow_source_is_waited_for(table, monkeypatch, prefetch):
+    """Nothing is lost or out of order, and whoever asks for a batch waits for it."""
+    how = {"rows": 2, "length": 50, "seed": 1, "prefetch": prefetch}
+    source = table([text for text in TEXTS if len(text) < 60])
+    with train_stream(source, **how) as stream:
+        expected = take(stream, 6)
+    read = type(source).read
+
+    def slowly(self, *where):
+        time.sleep(0.01)
+        return read(self, *where)
+
+    monkeypatch.setattr(type(source), "read", slowly)
+    began = time.perf_counter()
+    with train_stream(source, **how) as stream:
+        found = take(stream, 6)
+    assert time.perf_counter() - began > 6 * 2 * 0.01  # each row of a batch begins at least one document
+    assert equal(found, expected)
+
+
 def threads():
     return {thread for thread in threading.enumerate() if "prefetch" in thread.name}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -67,6 +69,20 @@ def test_round_trip(prepared):
         assert documents.read(0, 3, 7) == own[0][3:7]
     with pytest.raises(IndexError, match="document 0, which has 360"):
         Tfds("mine", data_dir=str(folder)).open("test").read(0, 0, 361)
+
+
+def test_a_file_that_vanishes_or_loses_its_end(prepared, tmp_path):
+    """Since it was opened: an error that says so, as for any file, and never an empty document."""
+    shutil.copytree(prepared[0], tmp_path / "sets")
+    documents = Tfds("mine", data_dir=str(tmp_path / "sets")).open("train")
+    first, *_, last = sorted((tmp_path / "sets").rglob("*train.array_record*"))
+    first.unlink()
+    os.truncate(last, last.stat().st_size // 2)
+    with pytest.raises(OSError, match=rf"train: document 0 cannot be read: .*{first.name}"):
+        documents[0]
+    with pytest.raises(OSError, match=f"document {len(documents) - 1} cannot be read"):
+        documents[len(documents) - 1]
+    assert len(documents[len(documents) // 2]) > 0  # the control: the file between them
 
 
 def test_plain_tfds_opens_it_without_tensorflow(prepared):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -48,6 +50,28 @@ def test_one_step_late(tmp_path):
     assert list(one)[:2] == ["step", "train/bits_per_byte"]
     assert set(TIMINGS) <= set(one)
     log.close()
+
+
+def test_a_clock_that_jumps(tmp_path, monkeypatch):
+    """Times and speeds are of a clock that only goes forward; the wall clock may be set meanwhile."""
+    real, jumps = time.time, itertools.cycle([1e9, -1e9, 3600.0])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    began = time.perf_counter()
+    log = make(tmp_path, steps=4)
+    for step in range(1, 5):
+        time.sleep(0.01)
+        with log.aside():
+            time.sleep(0.05)
+        log.step(step, figures(), 0.1, 0.25)
+    log.flush()
+    log.close()
+    took, found = time.perf_counter() - began, lines(tmp_path)
+    seconds = [line["seconds"] for line in found]
+    assert seconds == sorted(seconds)
+    assert 0.2 < seconds[-1] < took
+    assert all(50.0 / took < line["bytes_per_second"] < 50.0 / 0.01 for line in found[:-1])
+    assert sum(line["data_wait_seconds"] for line in found) == pytest.approx(4 * 0.25)
+    assert abs(time.time() - time.time()) > 1000  # the control: the clock does jump
 
 
 def test_every_so_often_and_where_something_was_added(tmp_path):

@@ -1,12 +1,18 @@
-"""AdamW against its formula, Muon's geometry, decay, and the learning rate at its key points."""
+"""AdamW by its formula, Muon by optax's and on a mesh, its geometry, decay, and rates at their key points."""
 
 from __future__ import annotations
+
+import contextlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from bytelm import compiled, sharding
 from bytelm.config import Optimizer
 from bytelm.training.optimizer import MUON_RMS, learning_rate, make_optimizer
 
@@ -68,6 +74,62 @@ def test_muon_moves_are_orthogonal_in_every_layer():
     for name in ("table", "scale"):
         expected = -(1 + b1 / (1 + b1)) * np.sign(grads[name])
         np.testing.assert_allclose(updates[name], expected, rtol=1e-3)
+
+
+def moves(optimizer, steps=3, mesh=None):
+    """The updates of some steps, with what was compiled for one."""
+    params = tree(0)
+    where = {name: NamedSharding(mesh, SPECS[name]) for name in params} if mesh else None
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        place = (lambda x: jax.device_put(x, where)) if mesh else (lambda x: x)
+        update = jax.jit(optimizer.update, out_shardings=(where, None))
+        found, state, params = [], optimizer.init(place(params)), place(params)
+        for step in range(1, steps + 1):
+            updates, state = update(place(tree(step)), state, params)
+            found.append(updates)
+        return found, update.lower(place(tree(1)), state, params).compile().as_text()
+
+
+def assert_same_moves(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        for name, x in ours.items():
+            np.testing.assert_allclose(x, theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+CONFIG = Optimizer(name="muon", weight_decay=0.1, clip=5.0)
+SPECS = {
+    "query": P(None, "fsdp", "tensor", None),
+    "out": P(None, "tensor", None, "fsdp"),
+    "up": P("fsdp", "tensor"),
+    "table": P(None, "fsdp"),
+    "scale": P(None, None),
+}
+
+
+def test_muon_is_optax_own():
+    axes = {name: x and optax.contrib.MuonDimensionNumbers(*x) for name, x in MATRICES.items()}
+    theirs = optax.contrib.muon(
+        1.0, beta=CONFIG.momentum, weight_decay=CONFIG.weight_decay, adam_b1=CONFIG.beta1,
+        adam_b2=CONFIG.beta2, muon_weight_dimension_numbers=axes, consistent_rms=MUON_RMS,
+    )  # fmt: skip
+    expected, _ = moves(optax.chain(optax.clip_by_global_norm(CONFIG.clip), theirs))
+    assert_same_moves(moves(make_optimizer(CONFIG, MATRICES))[0], expected)
+    with pytest.raises(AssertionError):  # the comparison would see another momentum
+        assert_same_moves(moves(make_optimizer(CONFIG, MATRICES))[0][:1], expected[1:2])
+
+
+def test_muon_on_a_mesh_gathers_no_matrix():
+    """Three layers and one on eight devices: the same moves, for which layers change places."""
+    mesh = sharding.make_mesh(sharding.MeshShape(1, 4, 2))
+    expected, _ = moves(make_optimizer(CONFIG, MATRICES))
+
+    def kinds(specs):
+        found, program = moves(make_optimizer(CONFIG, MATRICES, specs=specs), mesh=mesh)
+        assert_same_moves(found, expected)
+        return {one.kind for one in compiled.collectives(program, mesh) if one.size > 64}
+
+    assert kinds(SPECS) == {"all-to-all"}
+    assert "all-gather" in kinds(None)  # the control: matrices where they lie
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

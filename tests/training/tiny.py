@@ -41,7 +41,9 @@ class Trainer:
         self.mesh = sharding.make_mesh(shape, devices=devices)
         model = jax.eval_shape(lambda: models.build(config, jax.random.key(0)))
         self.model = model
-        self.optimizer = make_optimizer(optimizer or Optimizer(clip=100.0), layers.matrices_of(model))
+        self.optimizer = make_optimizer(
+            optimizer or Optimizer(clip=100.0), layers.matrices_of(model), specs=layers.specs_of(model)
+        )
         self.shardings = state_shardings(model, self.optimizer, self.mesh, ema is not None)
         self.by_row = sharding.named(self.mesh, "batch", None)
 
