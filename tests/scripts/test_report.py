@@ -142,7 +142,8 @@ def test_all_that_was_measured_is_said(report, plan, measured, monkeypatch):
     for section in report.SECTIONS:
         assert json.loads((out / f"{section.name}.json").read_text())["commands"]
         assert (out / f"{section.name}.md").read_text()
-        assert (out / f"{section.name}.png").stat().st_size
+        picture = section.name.replace("ensembles", "mixtures")
+        assert (out / f"{picture}.png").stat().st_size
     for path in written:
         if path.suffix != ".png":
             assert "private" not in path.read_text(), path  # no path of this machine
