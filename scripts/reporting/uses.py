@@ -103,8 +103,8 @@ def gather_ensembles(settings: Settings) -> Found:
         for f in found["held_out"]
     ]
     parts = [
-        "Two models of stories whose vocabularies differ, both converted exactly, and the word-pooled model of "
-        f"the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit weights, "
+        "Two models of stories whose vocabularies differ, both converted exactly, and the word-pooled model "
+        f"of the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit weights, "
         f"{found['texts']} ({found['bytes']:,} bytes) held out.",
         table(["model", "bits per byte", "less than the best member, ± standard error"], rows),
     ]
