@@ -104,8 +104,8 @@ def gather_ensembles(settings: Settings) -> Found:
     ]
     parts = [
         "Two models of stories whose vocabularies differ, both converted exactly, and the word-pooled model "
-        f"of the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit weights, "
-        f"{found['texts']} ({found['bytes']:,} bytes) held out.",
+        f"of the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit "
+        f"weights, {found['texts']} ({found['bytes']:,} bytes) held out.",
         table(["model", "bits per byte", "less than the best member, ± standard error"], rows),
     ]
     return Found("\n\n".join(parts), found, {"mixtures": folder / "ensembles"})
