@@ -44,8 +44,8 @@ def gather_premiums(settings: Settings) -> Found:
     plotted = {
         rule: {language: figures[rule][language]["premium"] for language in LANGUAGES} for rule in RULES
     }
-    title = "Words of the same text, over those in English"
-    plots = {"words": lambda: dots(title, "premium", plotted, zero=1)}
+    title = "The Declaration of Human Rights, in words of each rule"
+    plots = {"words": lambda: dots(title, "premium: words over those in English", plotted, zero=1)}
     return Found("\n\n".join(parts), figures, plots)
 
 
