@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from reporting.drawing import dots, number, table
-from reporting.matched import BOOKS, FLAT, compare, read, spec
+from reporting.matched import BOOKS, FLAT, compare, read, spec, text
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 
 FACTORS: dict[str, dict[str, str]] = {
@@ -52,16 +52,23 @@ def factors(settings: Settings) -> list[Command]:
     unit = settings.of("seconds", "flops")
     trained = compare("compare", folder / "compare", configs, "books", settings, seeds=[0], points=1,
                       eval_bytes=settings.of(131_072, 8192), word_bytes=0, **{unit: budget})  # fmt: skip
-    text = folder / "held_out.txt"
+    held_out = folder / "held_out.txt"
     tokenized = [
         folder / "compare" / "runs" / f"{slug(spec(config, settings))}-{budget:g}-seed0"
         for config in FACTORS["tokens"].values()
     ]
     return [
+        *text("books", settings),
         trained,
-        excerpt("held_out", settings.at(BOOKS[1]), text, settings.of(32_768, 1024)),
+        excerpt("held_out", settings.at(BOOKS[1]), held_out, settings.of(32_768, 1024)),
         script(
-            "exact_bits", "exact_bits.py", *tokenized, "--data", text, "--json", folder / "exact_bits.json"
+            "exact_bits",
+            "exact_bits.py",
+            *tokenized,
+            "--data",
+            held_out,
+            "--json",
+            folder / "exact_bits.json",
         ),
     ]
 

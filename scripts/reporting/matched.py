@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reporting.drawing import COLOURS, DASHES, MARKERS, figure, interval, table
-from reporting.plan import Command, Found, Section, Settings, script
+from reporting.plan import Command, Found, Section, Settings, excerpt, script
 
 FLAT = "flat --model.width 192 --model.heads 3 --model.window None"
 HEADLINE = {
@@ -39,10 +39,20 @@ def spec(config: str, settings: Settings) -> str:
 
 def source(corpus: str, settings: Settings) -> str:
     """The documents of a comparison, as compare.py takes them."""
+    if settings.quick:
+        return f"files --data.source.paths {settings.work / corpus / 'text.txt'} --data.source.split tail"
     if corpus == "python":
         return "default"
     train, held_out = (settings.at(path) for path in BOOKS)
     return f"files --data.source.train {train} --data.source.valid {held_out}"
+
+
+def text(corpus: str, settings: Settings) -> list[Command]:
+    """What writes the little text of a quick comparison: of more, tokenizers would take longest."""
+    if not settings.quick:
+        return []
+    origin = "stdlib" if corpus == "python" else settings.at(BOOKS[0])
+    return [excerpt("text", origin, settings.work / corpus / "text.txt", 400_000)]
 
 
 def compare(
@@ -90,7 +100,7 @@ def headline(corpus: str, settings: Settings) -> list[Command]:
                          seconds=settings.of(*SECONDS), seeds=seeds, **same)  # fmt: skip
     by_flops = compare("flops", folder / "flops", configs, corpus, settings, flops=settings.of(*FLOPS),
                        seeds=seeds if corpus == "books" else [0], **{**same, "word_bytes": 0})  # fmt: skip
-    return [by_seconds, by_flops]
+    return [*text(corpus, settings), by_seconds, by_flops]
 
 
 def gather_headline(corpus: str, settings: Settings) -> Found:

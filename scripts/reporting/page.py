@@ -19,6 +19,8 @@ Figures = Mapping[str, Any]
 
 def save(section: Section, found: Found, settings: Settings, out: Path) -> Found:
     """Writes a section's JSON, Markdown and plots to `out`."""
+    import matplotlib
+
     record = {"title": section.title, "commands": record_of(section, settings), "figures": found.figures}
     text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
     write(out / f"{section.name}.json", settings.clean(text) + "\n")
@@ -31,9 +33,10 @@ def save(section: Section, found: Found, settings: Settings, out: Path) -> Found
                     (out / f"{name}{suffix}").write_bytes(source.read_bytes())
         else:
             figure = drawn()
-            for suffix in SUFFIXES:
-                metadata = {"Date": None} if suffix == ".svg" else None
-                figure.savefig(out / f"{name}{suffix}", dpi=120, metadata=metadata)
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # the same figures, the same file
+                for suffix in SUFFIXES:
+                    metadata = {"Date": None} if suffix == ".svg" else None
+                    figure.savefig(out / f"{name}{suffix}", dpi=120, metadata=metadata)
     return found
 
 
@@ -58,7 +61,7 @@ def write_page(
         "# Results",
         *(["**Made with --quick: small sizes, figures that say nothing.**"] * settings.quick),
     ]
-    parts += [_filled(" ".join(answers)) if answers else "Nothing is measured yet."]
+    parts += [_filled(" ".join(answers)) if answers else "What would be said first is not measured yet."]
     parts += [_made(records, command), *_contents(sections, skipped)]
     for section in sections:
         one = found[section.name]
@@ -88,10 +91,11 @@ def _made(records: Mapping[str, Mapping[str, Any]], command: str) -> str:
         dict.fromkeys(", ".join(f"{name} {v}" for name, v in one["versions"].items()) for one in done)
     )
     dates = sorted(one["date"] for one in done)
-    hours = sum(one["seconds"] for one in done) / 3600
+    seconds = sum(one["seconds"] for one in done)
+    took = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     return (
-        f"Made by `{command}` in {hours:.1f} hours, {when}; {machines}; {versions}. DATA is the folder of "
+        f"Made by `{command}` in {took}, {when}; {machines}; {versions}. DATA is the folder of "
         "the data, WORK that of the runs."
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from reporting.converted import STORIES
 from reporting.drawing import dots, interval, number, table
+from reporting.matched import BOOKS, run_folder
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 
 # ---- premiums ------------------------------------------------------------------------------------------
@@ -43,8 +44,8 @@ def gather_premiums(settings: Settings) -> Found:
     plotted = {
         rule: {language: figures[rule][language]["premium"] for language in LANGUAGES} for rule in RULES
     }
-    title = "Words of the same text, over those in English"
-    plots = {"words": lambda: dots(title, "premium", plotted, zero=1)}
+    title = "The Declaration of Human Rights, in words of each rule"
+    plots = {"words": lambda: dots(title, "premium: words over those in English", plotted, zero=1)}
     return Found("\n\n".join(parts), figures, plots)
 
 
@@ -87,7 +88,7 @@ def ensembles(settings: Settings) -> list[Command]:
     folder = settings.work / "ensembles"
     text = folder / "peter_pan.txt"
     size = settings.of(["--count", 60, "--bytes", 500], ["--count", 8, "--bytes", 200])
-    models = [settings.at(path) for path in STORIES]
+    models = [*(settings.at(path) for path in STORIES), run_folder(settings, "default")]
     return [
         excerpt("text", settings.at("text/books/valid.jsonl.gz"), text, 10**7, documents=1),
         script("ensembles", "ensemble_stories.py", *models, "--out", folder, "--stories", text, *size),
@@ -102,14 +103,12 @@ def gather_ensembles(settings: Settings) -> Found:
         for f in found["held_out"]
     ]
     parts = [
-        "Two models of stories whose vocabularies differ, both converted exactly, on prose that neither "
-        "wrote: "
-        f"paragraphs of *Peter Pan*, {found['fitted']} to fit weights, {found['texts']} "
-        f"({found['bytes']:,} bytes) "
-        "held out.",
+        "Two models of stories whose vocabularies differ, both converted exactly, and the word-pooled model "
+        f"of the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit "
+        f"weights, {found['texts']} ({found['bytes']:,} bytes) held out.",
         table(["model", "bits per byte", "less than the best member, ± standard error"], rows),
     ]
-    return Found("\n\n".join(parts), found, {"ensembles": folder / "ensembles"})
+    return Found("\n\n".join(parts), found, {"mixtures": folder / "ensembles"})
 
 
 # ---- fill in the middle --------------------------------------------------------------------------------
@@ -171,8 +170,7 @@ def gather_fim(settings: Settings) -> Found:
 SECTIONS: list[Any] = [
     Section("speed", "Speed", speed, gather_speed),
     Section("words", "Words of the rules in 26 languages", premiums, gather_premiums, needs=("text/udhr",)),
-    Section(
-        "ensembles", "Ensembles", ensembles, gather_ensembles, needs=(*STORIES, "text/books/valid.jsonl.gz")
-    ),
+    Section("ensembles", "Ensembles", ensembles, gather_ensembles,
+            needs=(*STORIES, *BOOKS, "text/books/valid.jsonl.gz"), after=("books",)),
     Section("fim", "Filling in the middle", fim, gather_fim, needs=(SPANS,)),
-]
+]  # fmt: skip

@@ -40,15 +40,19 @@ def settings(request, plan, tmp_path):
 def test_every_command_has_flags_that_its_program_takes(report, settings):
     usage = importlib.import_module("documented.usage")
     compare = importlib.import_module("compare")
+    resolved = set()
     for section in report.SECTIONS:
         for command in section.commands(settings):
-            assert usage.wrong(shlex.join(command.words), ROOT) is None
-            if "scripts/compare.py" in command.words:  # and configs that may be compared
-                args = compare.parse(list(command.words[2:]))
-                named = {config: compare.resolve(config, args) for config in args.configs}
-                compare.check_comparable(named)
-    wrong = ("python", "scripts/compare.py", "flat", "--second", "3")  # control; no prefix of two flags
-    assert usage.wrong(shlex.join([*wrong[:4], "--secondz", "3"]), ROOT) is not None
+            if "scripts/compare.py" not in command.words:
+                assert usage.wrong(shlex.join(command.words), ROOT) is None
+                continue
+            args = compare.parse(list(command.words[2:]))
+            assert len({compare.slug(config) for config in args.configs}) == len(args.configs)
+            for config in {*args.configs} - resolved:
+                compare.resolve(config, args)
+            resolved |= {*args.configs}
+    wrong = ["python", "scripts/next_word.py", "RUN", "--splitz", "valid"]  # control
+    assert "--splitz" in usage.wrong(shlex.join(wrong), ROOT)
 
 
 def test_missing_data_and_sections_before_it_are_said(report, plan, settings):
@@ -138,7 +142,8 @@ def test_all_that_was_measured_is_said(report, plan, measured, monkeypatch):
     for section in report.SECTIONS:
         assert json.loads((out / f"{section.name}.json").read_text())["commands"]
         assert (out / f"{section.name}.md").read_text()
-        assert (out / f"{section.name}.png").stat().st_size
+        picture = section.name.replace("ensembles", "mixtures")
+        assert (out / f"{picture}.png").stat().st_size
     for path in written:
         if path.suffix != ".png":
             assert "private" not in path.read_text(), path  # no path of this machine
