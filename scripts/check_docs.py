@@ -18,8 +18,10 @@ one copy, in their order. Exits with 1 where a command fails, a flag is wrong, o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,14 +95,18 @@ def run(block: Block, copy: Path, data: Path | None) -> str | None:
     if data is not None:
         environment["DATA"] = str(data.resolve())
     script = "\n".join(["set -euo pipefail", *block.setup, *block.commands])
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=copy, env=environment, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=copy, env=environment, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=PATIENCE[block.kind], check=False,
-        )  # fmt: skip
+        said, _ = process.communicate(timeout=PATIENCE[block.kind])
     except subprocess.TimeoutExpired:
         return f"took longer than {PATIENCE[block.kind]:.0f} s"
-    return None if not done.returncode else f"status {done.returncode}\n{done.stdout[-2000:]}"
+    finally:  # with all that it started
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return None if not process.returncode else f"status {process.returncode}\n{said[-2000:]}"
 
 
 if __name__ == "__main__":

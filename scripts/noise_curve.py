@@ -128,6 +128,8 @@ def measure_of(run: Path, documents: Any, kind: str) -> Measure:
         def found_out(texts: Sequence[bytes]) -> tuple[float, float, float, float | None]:
             found = masked.evaluate(texts)
             value, half = found["word_accuracy"], 1.96 * found["word_accuracy_error"]
+            if not half >= 0:  # NaN
+                raise ValueError(f"{found['words']} words hidden in fewer than two rows; give more text")
             return value, max(0.0, value - half), min(1.0, value + half), None
 
         return found_out
@@ -190,8 +192,11 @@ def _cell(point: Point, clean: Point, figure: str) -> str:
 def plot(points: Sequence[Point], figure: str, path: Path) -> None:
     """A panel a kind, a line a run; .png and .svg."""
     panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    runs = dict.fromkeys(p.run for p in points)
+    short = {run: Path(run).name for run in runs}
+    names = short if len(set(short.values())) == len(runs) else {run: run for run in runs}
     for p in points:
-        line = panels.setdefault(p.kind, {}).setdefault(Path(p.run).name, [])
+        line = panels.setdefault(p.kind, {}).setdefault(names[p.run], [])
         line.append((100 * p.rate, p.value, p.low, p.high))
     drawn = curves(
         f"{figure.capitalize()} under noise, with 95 % intervals", "% of characters", figure, panels

@@ -77,10 +77,10 @@ def hidden_width(width: int) -> int:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Raises ValueError for a field of a model's config that is 0 or below; None is left as it is."""
+    """Raises ValueError for a size in a model's config that is below 1; None is left as it is."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= 0:
+        if value is not None and value < 1:
             raise ValueError(f"model.{name} must be positive, got {value}")
 
 

@@ -45,7 +45,10 @@ class WordPooledConfig(Stacked, Ruled):
 
     def __post_init__(self) -> None:
         self.check_stack("words", "byte_width", "byte_heads", "byte_mlp_width", "encoder_layers")
-        check_positive(self, "decoder_layers", "span", "parts", "byte_rate", "word_rate")
+        check_positive(self, "decoder_layers", "span", "parts")
+        for name in ("byte_rate", "word_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"model.{name} must be positive, got {getattr(self, name)}")
         self.check_rule()
         check_heads(self, "byte_")
         check_rotary("head_width", self.H)

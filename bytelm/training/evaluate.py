@@ -32,7 +32,7 @@ def evaluate(
     sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
     of text, which is not in the first, ``bytes`` and ``documents`` counted. Of hidden words also
     ``word_accuracy``, the share of whole words that are right, and ``word_accuracy_error``, its standard
-    error with rows as the sampling unit.
+    error with rows as the sampling unit; NaN of no words, and the error of one row.
     """
     sums_D5 = np.zeros((documents + 1, 5))
     words_R2: list[np.ndarray] = []
@@ -112,9 +112,12 @@ def _words(words_R2: list[np.ndarray]) -> dict[str, float]:
     sums_R2 = np.concatenate(words_R2)
     sums_R2 = np.concatenate(hosts.gather(sums_R2))
     right, asked = sums_R2.sum(0)
-    ratio, n = right / max(asked, 1.0), len(sums_R2)
-    residual = ((sums_R2[:, 0] - ratio * sums_R2[:, 1]) ** 2).sum() * n / max(n - 1, 1)
-    error = math.sqrt(residual) / max(asked, 1.0)
+    if not asked:
+        return {"word_accuracy": math.nan, "word_accuracy_error": math.nan, "words": 0}
+    ratio, n, error = right / asked, len(sums_R2), math.nan
+    if n > 1:
+        residual = ((sums_R2[:, 0] - ratio * sums_R2[:, 1]) ** 2).sum() * n / (n - 1)
+        error = math.sqrt(residual) / asked
     return {"word_accuracy": ratio, "word_accuracy_error": error, "words": int(asked)}
 
 

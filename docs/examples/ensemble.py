@@ -29,11 +29,14 @@ STORIES = [
 ]
 
 # %%
-names = [path for path in sys.argv[1:] if Path(path).is_dir()]
-if len(names) == 2:
+names = sys.argv[1:]
+if absent := [path for path in names if not Path(path).is_dir()]:
+    sys.exit(f"no folder {', '.join(absent)}")
+if names:
     texts, prompt = STORIES, b"Once upon a time"
 else:
-    folder = Path(tempfile.mkdtemp(prefix="ensemble-"))
+    scratch = tempfile.TemporaryDirectory(prefix="ensemble-")  # gone when this ends
+    folder = Path(scratch.name)
     names = [str(folder / "words"), str(folder / "tokens")]
     both = "--data.piece 512 --samples.prompts --evaluation.final-max-bytes 8192 --evaluation.no-marks"
     words = f"default --training.steps 100 --data.row 512 --model.words 160 {both}"

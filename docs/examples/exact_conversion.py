@@ -27,7 +27,8 @@ from bytelm.lm import END, LAW
 # ## A tokenizer and a model of its tokens
 
 # %%
-folder = Path(tempfile.mkdtemp(prefix="exact_conversion-"))
+scratch = tempfile.TemporaryDirectory(prefix="exact_conversion-")  # gone when this ends
+folder = Path(scratch.name)
 small = "--data.tokenizer.size 1024 --training.steps 80 --data.row 256 --data.piece 512 --samples.prompts"
 small += " --evaluation.every 80 --evaluation.final-max-bytes 16384 --evaluation.no-marks"
 subprocess.run([sys.executable, "train.py", "bpe", "--workdir", folder, *small.split()], check=True)

@@ -33,7 +33,8 @@ assert b"".join(RULE.cut(line)) == line  # the words joined are the text
 # The default config, made smaller: 120 steps of 1,024 bytes of Python's own standard library.
 
 # %%
-folder = Path(tempfile.mkdtemp(prefix="inside_a_word-"))
+scratch = tempfile.TemporaryDirectory(prefix="inside_a_word-")  # gone when this ends
+folder = Path(scratch.name)
 small = "--training.steps 120 --data.row 512 --data.piece 512 --model.words 160 --samples.prompts"
 small += " --evaluation.every 120 --evaluation.final-max-bytes 16384 --evaluation.no-marks"
 subprocess.run([sys.executable, "train.py", "default", "--workdir", folder, *small.split()], check=True)

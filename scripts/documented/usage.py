@@ -6,6 +6,7 @@ Nothing is run but the parsers of the commands themselves.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib.util
 import io
@@ -31,11 +32,15 @@ class _Understood(BaseException):
 
 def wrong(command: str, root: Path) -> str | None:
     """What is wrong with a line of shell, or None. Commands that are not this project's are not looked at."""
-    for words in _simple(command):
+    try:
+        parts = list(_simple(command))
+    except ValueError as error:
+        return str(error)
+    for words in parts:
         for word in words:
             if _OURS.fullmatch(word) and not (root / word).exists():
                 return f"{word} does not exist"
-        program = next((i for i, word in enumerate(words) if _program(word)), None)
+        program = _program(words)
         if program is None:
             continue
         name, arguments = words[program], words[program + 1 :]
@@ -47,7 +52,13 @@ def wrong(command: str, root: Path) -> str | None:
 def _simple(command: str) -> Iterator[list[str]]:
     """The simple commands of a line: between `&&`, `||`, `|` and `;`, without redirections."""
     words: list[str] = []
-    for word in [*shlex.split(command.replace("\\\n", " "), comments=True), ";"]:
+    try:
+        lexer = shlex.shlex(command.replace("\\\n", " "), posix=True, punctuation_chars=";")
+        lexer.whitespace_split = True
+        split = list(lexer)
+    except ValueError as error:
+        raise ValueError(f"{command!r:.80}: {error}") from error
+    for word in [*split, ";"]:
         if word in ("&&", "||", "|", ";"):
             cut = next((i for i, w in enumerate(words) if re.match(r"\d?[<>]", w)), len(words))
             yield words[:cut]
@@ -56,8 +67,14 @@ def _simple(command: str) -> Iterator[list[str]]:
             words.append(word)
 
 
-def _program(word: str) -> bool:
-    return Path(word).name == "bytelm" or word.endswith(".py") or word.startswith("bytelm.")
+def _program(words: list[str]) -> int | None:
+    """Where this project's program stands among the words of a command, if that is what it starts."""
+    for i, word in enumerate(words):
+        if Path(word).name == "bytelm" or word.startswith("bytelm.") or word.endswith(".py"):
+            before = [w for w in words[:i] if "=" not in w]  # variables that it is given
+            starts = not before or Path(before[-1]).name.startswith("python") or before[-1] == "-m"
+            return i if starts else None
+    return None
 
 
 def _refused(name: str, arguments: list[str], root: Path) -> str | None:
@@ -72,13 +89,21 @@ def _refused(name: str, arguments: list[str], root: Path) -> str | None:
                 tyro.cli(Command, prog="bytelm", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
             elif name == "train.py":
                 launch.parse(arguments, root / "configs")
-            else:
+            elif _parses(root / name):
                 _parsed(root / name, arguments)
         except _Understood:
             return None
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
         except SystemExit as stopped:
             return None if not stopped.code else " ".join(said.getvalue().split())[-600:]
     return None
+
+
+def _parses(script: Path) -> bool:
+    """Whether a script has a parser, at which its run can be stopped."""
+    names = {x.attr for x in ast.walk(ast.parse(script.read_text())) if isinstance(x, ast.Attribute)}
+    return bool(names & {"ArgumentParser", "parse_args"})
 
 
 def _parsed(script: Path, arguments: list[str]) -> None:

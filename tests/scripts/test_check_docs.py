@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,20 @@ def test_what_takes_long_runs_unless_quick_and_data_only_where_given(modules, re
         ("python scripts/next_word.py runs/a --splitt valid", "--splitt"),
         ("python scripts/plan.py words_1b --training.stepz 3", "stepz"),
         ("bash .ci/no_such", ".ci/no_such does not exist"),
+        ("cat scripts/next_word.py", None),  # which takes arguments, and gets none
+        ("python docs/examples/inside_a_word.py", None),  # has no parser, and is not run
+        ("echo 'open", "No closing quotation"),
     ],
 )
 def test_what_a_command_names_must_exist(modules, command, message):
     found = modules[2].wrong(command, ROOT)
     assert found is None if message is None else message in found
+
+
+def test_what_takes_too_long_ends_with_all_that_it_started(modules, repository, monkeypatch, tmp_path):
+    monkeypatch.setitem(modules[0].PATIENCE, "quick", 1.0)
+    path, folder = repository("<!-- run: quick -->", f"(sleep 3; touch {tmp_path}/later) & sleep 60")
+    (problem,) = modules[0].check(path, True, None, folder)
+    assert "took longer than 1 s" in problem
+    time.sleep(3)
+    assert not (tmp_path / "later").exists()
