@@ -45,9 +45,7 @@ class Eval:
         try:
             from bytelm.evals import harness
         except ImportError as error:
-            raise UsageError(
-                f"eval needs lm-evaluation-harness: pip install 'bytelm[lm-eval]' ({error})"
-            ) from error
+            raise UsageError(f"eval needs lm-evaluation-harness: pip install lm-eval ({error})") from error
         lm = model(self.models, self.together)
         with usage(FileNotFoundError, harness.UnknownTask):
             found = harness.run(

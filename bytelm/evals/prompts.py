@@ -115,8 +115,9 @@ def family_of(names: Iterable[str]) -> Family:
         if known.issuperset(family.needs):
             return family
     raise ValueError(
-        "no special tokens of a family that was trained to fill in the middle; "
-        f"name one with --format: {', '.join(FAMILIES)}"
+        "it has no special tokens of a family that was trained to fill in the middle. `python train.py "
+        "fim_bpe` makes a small model that was; where a model was and its tokens have other names, name its "
+        f"family with --format: {', '.join(FAMILIES)}"
     )
 
 
