@@ -7,7 +7,7 @@ The recipe of MonoByte (Abonizio, Souza, Lotufo, Nogueira; arXiv 2209.11035) for
 what `bytelm.data.Files` reads, `stdlib` the standard library. Of each corpus the first --bytes bytes are
 read for training, and what follows is held out. The controls hold nothing of a language: `shuffled` the bytes
 of the first corpus in random order, `brackets` random well-nested brackets. Writes OUT/monobyte.json and .md;
-started again, it goes on where it stopped.
+started again with the same corpora, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from comparison.runs import Run, execute, say  # noqa: E402
+from comparison.runs import Run, execute, say, slug  # noqa: E402
 
 import bytelm  # noqa: E402
 from bytelm.config import Checkpoints, Config, Evaluation, Samples  # noqa: E402
@@ -32,6 +33,7 @@ from bytelm.data import Files, Stdlib  # noqa: E402
 from bytelm.evals.bits import bits_per_byte  # noqa: E402
 from bytelm.training import launch  # noqa: E402
 
+CONTROLS = ("shuffled", "brackets")
 PAIRS = (b"()", b"[]", b"{}", b"<>")
 
 
@@ -50,13 +52,9 @@ def main() -> None:
     try:
         texts = prepared(args)
         trained = {name: train(name, args) for name in texts}
+        found = {name: scored(name, run, texts) for name, run in trained.items()}
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"monobyte.py: error: {error}")
-    found: dict[str, dict[str, float]] = {}
-    for name, run in trained.items():
-        lm = bytelm.load(run.folder)
-        found[name] = {other: bits_per_byte(lm, [text]).bits_per_byte or 0.0 for other, text in texts.items()}
-        say(f"{name}: {', '.join(f'{other} {bits:.3f}' for other, bits in found[name].items())}")
     settings = {"config": f"{args.config} {args.flags}".strip(), "seed": args.seed, "held_out": args.held_out}
     settings["bytes"] = steps_of(config_of(args), args.bytes)[1]
     record = {**settings, "bits_per_byte": found}
@@ -67,18 +65,43 @@ def main() -> None:
 
 
 def prepared(args: argparse.Namespace) -> dict[str, bytes]:
-    """Writes the texts of all corpora and controls, and returns what is held out of each."""
-    size = args.bytes + args.held_out
-    corpora = {name: read(path, size) for name, _, path in (c.partition("=") for c in args.corpora)}
+    """Writes the texts of all corpora and controls, and returns what is held out of each.
+
+    Raises ValueError for names that cannot be used, and where OUT has other texts: its models read those.
+    """
+    size, named = args.bytes + args.held_out, [corpus.partition("=")[::2] for corpus in args.corpora]
+    check_names([name for name, _ in named])
+    corpora = {name: read(path, size) for name, path in named}
     first = np.frombuffer(next(iter(corpora.values())), np.uint8)
     corpora["shuffled"] = np.random.default_rng(args.seed).permutation(first).tobytes()
     corpora["brackets"] = brackets(size, args.seed)
+    folder, texts = args.out / "text", {}
     for name, data in corpora.items():
-        for split, part in (("train", data[: args.bytes]), ("valid", data[args.bytes :])):
-            path = args.out / "text" / f"{name}.{split}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(part)
+        texts[folder / f"{name}.train.txt"] = data[: args.bytes]
+        texts[folder / f"{name}.valid.txt"] = data[args.bytes :]
+    for path, text in texts.items():
+        if path.exists() and path.read_bytes() != text:
+            raise ValueError(
+                f"{path} is of another corpus, --bytes, --held-out or --seed; choose another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        part = path.with_suffix(".part")
+        part.write_bytes(text)
+        part.replace(path)
     return {name: data[args.bytes :] for name, data in corpora.items()}
+
+
+def check_names(names: list[str]) -> None:
+    """Raises ValueError for a name that no folder can have, or not beside the others and CONTROLS."""
+    folders = {slug(name): name for name in CONTROLS}
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in (".", ".."):
+            raise ValueError(f"{name!r}: a name has ASCII letters, digits, '-', '_' and '.' only")
+        if slug(name) in folders:
+            what = "a control" if name in CONTROLS else f"taken by {folders[slug(name)]}"
+            raise ValueError(f"the name {name} is {what}; choose another")
+        folders[slug(name)] = name
 
 
 def read(path: str, size: int) -> bytes:
@@ -135,6 +158,18 @@ def train(name: str, args: argparse.Namespace) -> Run:
     run = Run(name, args.bytes, args.seed, args.out, config)
     execute(run, None, None)
     return run
+
+
+def scored(name: str, run: Run, texts: dict[str, bytes]) -> dict[str, float]:
+    """Bits per byte of a model on each text. Raises ValueError where there is no such figure."""
+    lm, found = bytelm.load(run.folder), dict[str, float]()
+    for other, text in texts.items():
+        bits = bits_per_byte(lm, [text]).bits_per_byte
+        if bits is None:
+            raise ValueError(f"{name} has no bits per byte of {other}: {len(text)} bytes are held out")
+        found[other] = bits
+    say(f"{name}: {', '.join(f'{other} {bits:.3f}' for other, bits in found.items())}")
+    return found
 
 
 def table(found: dict[str, dict[str, float]]) -> str:

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from reporting import converted, factors, matched, page, robust, uses  # noqa: E402
-from reporting.plan import Section, Settings, execute, left  # noqa: E402
+from reporting.plan import Section, Settings, WorkError, left, record_of  # noqa: E402
+from reporting.running import alone, execute  # noqa: E402
 
 SECTIONS: list[Section] = [
     *matched.SECTIONS, *factors.SECTIONS, *robust.SECTIONS, *converted.SECTIONS, *uses.SECTIONS
@@ -35,10 +36,25 @@ def main() -> None:
     data = None if args.data is None else args.data.resolve()
     settings = Settings(args.quick, args.work.resolve(), data, args.jobs)
     chosen = [section for section in SECTIONS if not args.only or section.name in args.only]
-    if args.list:
-        for section in chosen:
-            print(listed(section, settings))
-        return
+    try:
+        for section in SECTIONS:  # what cannot be read is said now, not after hours
+            record_of(section.name, settings)
+        if args.list:
+            for section in chosen:
+                print(listed(section, settings))
+            return
+        with alone(settings.work):
+            problems = made(chosen, settings, args.out, args.command)
+    except WorkError as error:
+        sys.exit(f"report.py: error: {error}")
+    if problems:
+        sys.exit(
+            f"report.py: {len(problems)} of {len(chosen)} sections failed; the same call goes on from there"
+        )
+
+
+def made(chosen: list[Section], settings: Settings, out: Path, command: str) -> list[str]:
+    """Runs what is left of some sections, and writes the page; what went wrong."""
     problems = []
     for section in chosen:
         reason = unready(section, settings)
@@ -47,11 +63,7 @@ def main() -> None:
         elif problem := execute(section, settings, say):
             say(problem)
             problems.append(problem)
-    problems += gathered(settings, args.out, args.command)
-    if problems:
-        sys.exit(
-            f"report.py: {len(problems)} of {len(chosen)} sections failed; the same call goes on from there"
-        )
+    return problems + gathered(settings, out, command)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -69,10 +81,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"--data {args.data}: no such folder")
     if args.jobs < 1:
         parser.error(f"--jobs is {args.jobs}; it is at least 1")
+    args.command = shown(args)
     args.work = args.work or Path("runs/report-quick" if args.quick else "runs/report")
     args.out = args.out or (args.work / "results" if args.quick else ROOT / "docs" / "results")
-    args.command = shlex.join(["python", "scripts/report.py", *arguments])
     return args
+
+
+def shown(args: argparse.Namespace) -> str:
+    """The call as a page shows it: folders by their names in capitals."""
+    words = ["python", "scripts/report.py", *["--quick"] * args.quick]
+    for name in ("data", "work", "out"):
+        words += [] if getattr(args, name) is None else [f"--{name}", name.upper()]
+    words += [] if args.jobs == 1 else ["--jobs", str(args.jobs)]
+    return shlex.join(words + (["--only", *args.only] if args.only else []))
 
 
 def unready(section: Section, settings: Settings) -> str | None:
@@ -85,7 +106,7 @@ def unready(section: Section, settings: Settings) -> str | None:
 def listed(section: Section, settings: Settings) -> str:
     """A section, its state, and its commands, those that are left marked."""
     reason = unready(section, settings)
-    waiting = {command.name for command in left(section, settings)}
+    waiting = {command.name for command, _ in left(section, settings)}
     state = f"skipped: {reason}" if reason else f"{len(waiting)} commands left" if waiting else "finished"
     lines = [
         f"  {'-' if command.name in waiting else '+'} {settings.clean(str(command))}"
@@ -110,7 +131,7 @@ def gathered(settings: Settings, out: Path, command: str) -> list[str]:
                 problems.append(f"{section.name}: what it measured could not be read: {error!r}")
                 skipped[section.name] = "could not be gathered"
     sections = [section for section in SECTIONS if section.name in found]
-    path = page.write_page(sections, found, skipped, settings, out, settings.clean(command))
+    path = page.write_page(sections, found, skipped, settings, out, command)
     say(f"written: {path} and {len(found)} sections in {out}")
     return problems
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reporting.matched import CORPORA, FLATS
-from reporting.plan import Found, Section, Settings, record_of, write
+from reporting.plan import Found, Section, Settings, published, record_of, write
 
 SUFFIXES = (".png", ".svg")
 OTHERS = "Other figures: [small runs](runs.md), [input and speed](speed.md), and those of each page of docs/."
@@ -21,9 +21,10 @@ def save(section: Section, found: Found, settings: Settings, out: Path) -> Found
     """Writes a section's JSON, Markdown and plots to `out`."""
     import matplotlib
 
-    record = {"title": section.title, "commands": record_of(section, settings), "figures": found.figures}
-    text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
-    write(out / f"{section.name}.json", settings.clean(text) + "\n")
+    commands = published(record_of(section.name, settings))
+    record = {"title": section.title, "commands": commands, "figures": found.figures}
+    text = json.dumps(plain(record, settings), indent=1, allow_nan=False, ensure_ascii=False)
+    write(out / f"{section.name}.json", text + "\n")
     write(out / f"{section.name}.md", settings.clean(found.markdown) + "\n")
     for name, drawn in found.plots.items():
         if isinstance(drawn, Path):  # a picture that a script made; not all of them make both kinds
@@ -40,12 +41,14 @@ def save(section: Section, found: Found, settings: Settings, out: Path) -> Found
     return found
 
 
-def plain(value: Any) -> Any:
-    """For JSON: numbers that are not finite become None."""
+def plain(value: Any, settings: Settings) -> Any:
+    """For JSON: numbers that are not finite become None, and texts are clean."""
     if isinstance(value, Mapping):
-        return {str(k): plain(x) for k, x in value.items()}
+        return {settings.clean(str(k)): plain(x, settings) for k, x in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(x) for x in value]
+        return [plain(x, settings) for x in value]
+    if isinstance(value, str):
+        return settings.clean(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -55,7 +58,7 @@ def write_page(
 ) -> Path:  # fmt: skip
     """results.md beside `out`, and report.json in it."""
     figures = {name: one.figures for name, one in found.items()}
-    records = {section.name: record_of(section, settings) for section in sections}
+    records = {section.name: record_of(section.name, settings) for section in sections}
     answers = answer(figures)
     parts = [
         "# Results",
@@ -72,8 +75,8 @@ def write_page(
     path = out.parent / "results.md"
     write(path, "\n\n".join(parts) + "\n")
     summary = {"command": command, "quick": settings.quick, "answers": answers, "skipped": dict(skipped)}
-    text = json.dumps(plain(summary), indent=1, ensure_ascii=False)
-    write(out / "report.json", settings.clean(text) + "\n")
+    text = json.dumps(plain(summary, settings), indent=1, ensure_ascii=False)
+    write(out / "report.json", text + "\n")
     return path
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
+import re
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("bytelm", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+FIELDS = {"command": str, "date": str, "seconds": int | float, "machine": str, "versions": dict}  # shown
 T = TypeVar("T")
+
+
+class WorkError(Exception):
+    """WORK is in use, or a file in it is not what this program writes."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,14 @@ class Settings:
         return str((self.data or Path("DATA")).joinpath(*parts))
 
     def clean(self, text: str) -> str:
-        """`text` without what is this machine's: DATA for the data's folder, paths from the repository on."""
-        if self.data is not None:
-            text = text.replace(str(self.data), "DATA")
-        return text.replace(f"{self.work}", "WORK").replace(f"{ROOT}/", "")
+        """`text` without what is this machine's: DATA, WORK, and paths from the repository on.
+
+        Whole components of a path alone, and of folders in each other the inner one.
+        """
+        named = {str(ROOT): ".", str(self.work): "WORK"} | ({str(self.data): "DATA"} if self.data else {})
+        folders = "|".join(re.escape(folder) for folder in sorted(named, key=len, reverse=True))
+        alone = rf"(?<![\w.+@%~-])({folders})(?!\.*[\w+=@%~-])(/?)"
+        return re.sub(alone, lambda found: f"{named[found[1]]}{found[2]}".removeprefix("./"), text)
 
 
 @dataclass(frozen=True)
@@ -96,58 +103,57 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-# ---- running -------------------------------------------------------------------------------------------
+# ---- records -------------------------------------------------------------------------------------------
 
 
-def record_of(section: Section, settings: Settings) -> dict[str, Any]:
-    """Of each command that has finished: itself, machine, versions, date, seconds."""
-    path = settings.work / section.name / "record.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+def record_of(name: str, settings: Settings) -> dict[str, Any]:
+    """Of each command of a section that has finished: FIELDS, its key, and when it ended.
+
+    Raises WorkError where the file is not such a record.
+    """
+    path = settings.work / name / "record.json"
+    record = read_object(path)
+    for command, one in record.items():
+        if not isinstance(one, dict) or not all(isinstance(one.get(f), t) for f, t in FIELDS.items()):
+            raise WorkError(f"{path}: {command} has not {', '.join(FIELDS)}; mend the file or delete it")
+    return record
 
 
-def left(section: Section, settings: Settings) -> list[Command]:
-    """The commands that have not finished, or not as they are now, and all that come after such a one."""
-    record = record_of(section, settings)
-    commands = section.commands(settings)
-    for i, command in enumerate(commands):
-        if record.get(command.name, {}).get("command") != settings.clean(str(command)):
-            return commands[i:]
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none. Raises WorkError."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WorkError(f"{path} cannot be read: {error}; mend the file or delete it") from error
+    if not isinstance(found, dict):
+        raise WorkError(f"{path} holds no object of JSON; mend the file or delete it")
+    return found
+
+
+def published(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what is only to compare."""
+    return {name: {f: one[f] for f in FIELDS} for name, one in record.items()}
+
+
+def left(section: Section, settings: Settings) -> list[tuple[Command, str]]:
+    """The commands that have not finished, or not as they are now, and all that come after such a one.
+
+    Each with its key, a hash of all that makes it another: the command with its paths but without --jobs, and
+    what is recorded of the sections that its section reads.
+    """
+    record = record_of(section.name, settings)
+    before = [record_of(name, settings) for name in section.after]
+    keys = [
+        hashlib.sha256(json.dumps([str(command), before], sort_keys=True).encode()).hexdigest()
+        for command in section.commands(replace(settings, jobs=1))
+    ]
+    found = list(zip(section.commands(settings), keys, strict=True))
+    for i, (command, key) in enumerate(found):
+        if record.get(command.name, {}).get("key") != key:
+            return found[i:]
     return []
-
-
-def execute(section: Section, settings: Settings, say: Callable[[str], None]) -> str | None:
-    """Runs what is left of a section and records it; what went wrong, or None."""
-    folder = settings.work / section.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for command in left(section, settings):
-        say(f"{section.name}: {settings.clean(str(command))}")
-        log, start = folder / f"{command.name}.log", time.perf_counter()
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        status = run(command, folder, log, settings)
-        if status:
-            tail = log.read_text(errors="replace")[-1500:]
-            return f"{section.name}: {command.name} ended with status {status} (all of it: {log})\n{tail}"
-        seconds = round(time.perf_counter() - start, 1)
-        done = {"command": settings.clean(str(command)), "date": date, "seconds": seconds, **machine()}
-        record = {**record_of(section, settings), command.name: done}
-        write(folder / "record.json", json.dumps(record, indent=1) + "\n")
-    return None
-
-
-def run(command: Command, folder: Path, log: Path, settings: Settings) -> int:
-    """The exit status of a command, run in the repository."""
-    python = {"python": [sys.executable], "bytelm": [sys.executable, "-m", "bytelm.cli"]}
-    words = [part for word in command.words for part in python.get(word, [word])]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-    environment = {**os.environ, "PYTHONPATH": paths}
-    # The same programs are compiled again and again.
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(settings.work / "compiled"))
-    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    with log.open("w") as said, (folder / (command.stdout or os.devnull)).open("w") as out:
-        return subprocess.run(
-            words, cwd=ROOT, env=environment, stdout=out if command.stdout else said, stderr=said,
-            stdin=subprocess.DEVNULL, check=False,
-        ).returncode  # fmt: skip
 
 
 def machine() -> dict[str, Any]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import canned_report
@@ -25,6 +30,11 @@ def report():
 @pytest.fixture
 def plan(report):
     return importlib.import_module("reporting.plan")
+
+
+@pytest.fixture
+def running(report):
+    return importlib.import_module("reporting.running")
 
 
 @pytest.fixture(params=["full", "quick"])
@@ -70,7 +80,7 @@ def test_missing_data_and_sections_before_it_are_said(report, plan, settings):
 # ---- running -------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_is_run_and_no_more(plan, tmp_path):
+def test_what_is_left_is_run_and_no_more(plan, running, tmp_path):
     settings, ran = plan.Settings(True, tmp_path / "work"), tmp_path / "ran"
     words = {"one": "a", "two": "b", "three": "c"}
 
@@ -84,21 +94,157 @@ def test_what_is_left_is_run_and_no_more(plan, tmp_path):
 
     section = plan.Section("made", "Made", commands, None)
     said = []
-    assert plan.execute(section, settings, said.append) is None
+    assert running.execute(section, settings, said.append) is None
     assert (ran.read_text(), len(said)) == ("abc", 3)
     assert (tmp_path / "work/made/two.txt").read_text() == "b\n"
-    record = plan.record_of(section, settings)
+    record = plan.record_of("made", settings)
     assert set(record) == set(words)
-    assert set(record["one"]) == {"command", "date", "seconds", "machine", "versions"}
-    assert plan.execute(section, settings, said.append) is None
+    assert set(plan.published(record)["one"]) == {"command", "date", "seconds", "machine", "versions"}
+    assert running.execute(section, settings, said.append) is None
     assert ran.read_text() == "abc"  # nothing again
     words["two"] = "x"
-    assert "two ended with status 1" in plan.execute(section, settings, said.append)
+    assert "two ended with status 1" in running.execute(section, settings, said.append)
     assert ran.read_text() == "abcx"
     words["two"] = "d"  # another command, and what comes after it
-    assert plan.execute(section, settings, said.append) is None
+    assert running.execute(section, settings, said.append) is None
     assert ran.read_text() == "abcxdc"
     assert plan.left(section, settings) == []
+
+
+def echoes(plan, words, name="made", **more):
+    """A section whose commands append their words to its file `ran`; one that is x fails."""
+
+    def commands(settings):
+        ran = settings.work / name / "ran"
+        code = f"import sys; open({str(ran)!r}, 'a').write(sys.argv[1]); sys.exit(sys.argv[1] == 'x')"
+        flags = ["--jobs", str(settings.jobs), settings.at("text")]
+        return [plan.Command(n, ("python", "-c", code, w, *flags)) for n, w in words.items()]
+
+    return plan.Section(name, name, commands, None, **more)
+
+
+def test_what_comes_after_a_failed_command_is_left_too(plan, running, tmp_path):
+    settings, words = plan.Settings(True, tmp_path / "work"), {"one": "a", "two": "b"}
+    section = echoes(plan, words)
+    assert running.execute(section, settings, print) is None
+    words["one"], words["two"] = "c", "x"
+    assert "two ended" in running.execute(section, settings, print)
+    words["two"] = "b"  # as it was recorded, from what a had made
+    assert [command.name for command, _ in plan.left(section, settings)] == ["two"]
+    words["one"] = "x"
+    assert "one ended" in running.execute(section, settings, print)
+    assert plan.record_of("made", settings) == {}
+
+
+def test_a_section_is_left_when_one_that_it_reads_is_made_anew(plan, running, tmp_path):
+    settings, words = plan.Settings(True, tmp_path / "work"), {"one": "a"}
+    first, second = echoes(plan, words, "first"), echoes(plan, {"two": "b"}, "second", after=("first",))
+    for section in (first, second):
+        assert running.execute(section, settings, print) is None
+    assert plan.left(second, settings) == []
+    for word in ("c", "a"):  # and back again: another measurement all the same
+        words["one"] = word
+        assert running.execute(first, settings, print) is None
+    assert [command.name for command, _ in plan.left(second, settings)] == ["two"]
+
+
+def test_other_data_are_another_run_and_other_jobs_are_not(plan, running, tmp_path):
+    settings = plan.Settings(True, tmp_path / "work", tmp_path / "one")
+    section = echoes(plan, {"one": "a"})
+    assert running.execute(section, settings, print) is None
+    assert plan.left(section, replace(settings, jobs=4)) == []
+    other = replace(settings, data=tmp_path / "two")
+    assert len(plan.left(section, other)) == 1
+    shown = plan.record_of("made", settings)["one"]["command"]
+    assert shown == other.clean(str(section.commands(other)[0]))  # control: they look alike
+    assert "DATA/text" in shown
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 3}', '{"a": {"command": "b"}}', "{", b"\xff"])
+def test_what_is_no_record_is_named(report, plan, tmp_path, monkeypatch, text):
+    path = tmp_path / "work" / "words" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr(sys, "argv", ["report.py", "--list", "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit, match=r"report.py: error: .*words/record.json"):
+        report.main()
+    path.write_text("{}")
+    report.main()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from reporting import plan, running
+work = Path(sys.argv[1])
+code = (
+    "import pathlib, subprocess, sys, time; work = pathlib.Path(sys.argv[1]);"
+    "sys.exit() if (work / 'go').exists() else None;"
+    "child = subprocess.Popen(['sleep', '60']); (work / 'part').write_text(str(child.pid));"
+    "(work / 'part').replace(work / 'pid'); time.sleep(60)"
+)
+one = plan.Command("one", ("python", "-c", code, str(work)))
+made = plan.Section("made", "", lambda settings: [one], None)
+running.NOTED = 0.1
+with running.alone(work):
+    running.execute(made, plan.Settings(True, work), print)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_kill_ends_the_command_and_its_seconds_add_up(plan, running, tmp_path, number):
+    def call():
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=environment)
+
+    def until(found):
+        end = time.monotonic() + 30
+        while not found():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    with call() as first:
+        until((tmp_path / "pid").exists)
+        with pytest.raises(plan.WorkError, match="another call is at work there"), running.alone(tmp_path):
+            pass
+        unfinished = tmp_path / "made/unfinished.json"
+        until(lambda: unfinished.exists() and json.loads(unfinished.read_text())["seconds"] >= 0.5)
+        first.send_signal(number)
+        assert first.wait(30) != 0
+    try:  # the command's own child
+        state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat").read_text().split(") ")[1][0]
+    except OSError:
+        state = "gone"
+    assert state in ("gone", "Z")
+    before = json.loads(unfinished.read_text())["seconds"]
+    (tmp_path / "go").touch()
+    with call() as second:
+        assert second.wait(30) == 0
+    record = plan.record_of("made", plan.Settings(True, tmp_path))
+    assert record["one"]["seconds"] >= before >= 0.5
+    assert not unfinished.exists()
+
+
+# ---- what is shown ---------------------------------------------------------------------------------------
+
+
+def test_paths_of_this_machine_are_not_shown(report, plan, tmp_path):
+    settings = plan.Settings(True, Path("/x/data/w"), Path("/x/data"))
+    for text, clean in {
+        "A=/x/data/t.txt '/x/data'": "A=DATA/t.txt 'DATA'",
+        "/x/data2/w /x/data-2 /y/x/data /x/data.old": "/x/data2/w /x/data-2 /y/x/data /x/data.old",
+        "/x/data/w/a in /x/data/wide.": "WORK/a in DATA/wide.",
+        f"in /x/data. {ROOT}/scripts/a.py {ROOT}": "in DATA. scripts/a.py .",
+    }.items():
+        assert settings.clean(text) == clean
+    figures = importlib.import_module("reporting.page").plain({"a": ["b\n/x/data/c"]}, settings)
+    assert figures == {"a": ["b\nDATA/c"]}
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    args = report.parse(
+        ["--jobs", "2", "--data", f"{tmp_path}/real/../link", "--only", "words", "--out", "o"]
+    )
+    assert args.command == "python scripts/report.py --data DATA --out OUT --jobs 2 --only words"
 
 
 # ---- gathering -----------------------------------------------------------------------------------------
@@ -112,9 +258,10 @@ def measured(report, plan, settings):
         for path in section.needs:
             canned_report.write(Path(settings.at(path)), "")
         record = {}
-        for command in section.commands(settings):
+        for command, key in plan.left(section, settings):
             said = settings.clean(str(command))
-            record[command.name] = {"command": said, "date": "2026-01-02", "seconds": 60.0, **plan.machine()}
+            done = {"command": said, "date": "2026-01-02", "seconds": 60.0, **plan.machine()}
+            record[command.name] = {**done, "key": key}
         canned_report.write(settings.work / section.name / "record.json", record)
     return settings
 
@@ -140,7 +287,9 @@ def test_all_that_was_measured_is_said(report, plan, measured, monkeypatch):
     )
     written = sorted(out.iterdir())
     for section in report.SECTIONS:
-        assert json.loads((out / f"{section.name}.json").read_text())["commands"]
+        commands = json.loads((out / f"{section.name}.json").read_text())["commands"]
+        assert all(set(one) == set(plan.FIELDS) for one in commands.values())
+        assert commands
         assert (out / f"{section.name}.md").read_text()
         picture = section.name.replace("ensembles", "mixtures")
         assert (out / f"{picture}.png").stat().st_size

@@ -69,6 +69,47 @@ def test_all_corpora_and_controls_have_as_many_bytes(scripts, corpora):
         scripts("monobyte").prepared(corpora)
 
 
+def test_texts_that_models_have_read_are_not_written_over(scripts, corpora, tmp_path):
+    monobyte = scripts("monobyte")
+    held_out = monobyte.prepared(corpora)
+    assert monobyte.prepared(corpora) == held_out  # the same again
+    kept = {path: path.read_bytes() for path in (corpora.out / "text").iterdir()}
+    assert len(kept) == 8
+    (tmp_path / "a.txt").write_text("other words of a language " * 40)
+    with pytest.raises(ValueError, match=r"A.train.txt is of another corpus.* choose another --out"):
+        monobyte.prepared(corpora)
+    assert {path: path.read_bytes() for path in (corpora.out / "text").iterdir()} == kept
+    corpora.out = tmp_path / "new"
+    assert monobyte.prepared(corpora) != held_out
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["A", "A"], "taken by A"),
+        (["v1.1", "v1.2"], "taken by v1.1"),  # runs are in folders without a suffix
+        (["A", "brackets"], "a control"),
+        *((["A", name], "ASCII letters") for name in ("..", ".", "../A", "a b", "Ä", "a\n")),
+    ],
+)
+def test_names_that_no_folder_can_have_are_refused(scripts, names, said):
+    scripts("monobyte").check_names(["A", "b-2_c.d", "Python"])
+    with pytest.raises(ValueError, match=said):
+        scripts("monobyte").check_names(names)
+
+
+def test_a_figure_that_is_missing_is_an_error(scripts, monkeypatch):
+    monobyte = scripts("monobyte")
+    monkeypatch.setattr(monobyte.bytelm, "load", lambda folder: None)
+    monkeypatch.setattr(
+        monobyte, "bits_per_byte", lambda lm, texts: SimpleNamespace(bits_per_byte=2.0 if texts[0] else None)
+    )
+    run = SimpleNamespace(folder=Path("run"))
+    assert monobyte.scored("A", run, {"B": b"text"}) == {"B": 2.0}
+    with pytest.raises(ValueError, match="A has no bits per byte of B: 0 bytes"):
+        monobyte.scored("A", run, {"B": b""})
+
+
 def test_equal_bytes_are_equal_steps(scripts, corpora):
     monobyte = scripts("monobyte")
     config = monobyte.config_of(corpora)
