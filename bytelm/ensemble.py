@@ -111,8 +111,8 @@ class Ensemble:
         symbol_B = np.array([0 if s is None else s for s in symbols], int)
         weight_KB = state.weight_KB
         if self.rule in _MIXTURES:
-            gained_KB = np.take_along_axis(law_KBV, symbol_B[None, :, None], axis=2)[..., 0]
-            weight_KB = np.where(active_B, self._moved(weight_KB, gained_KB), weight_KB)
+            moved_KB = self._moved(weight_KB, law_KBV[:, np.arange(len(symbol_B)), symbol_B])
+            weight_KB = moved_KB if active_B.all() else np.where(active_B, moved_KB, weight_KB)
         members = [lm.push(s, symbols) for lm, s in zip(self.members, state.members, strict=True)]
         return State(members, weight_KB)
 
@@ -181,7 +181,8 @@ class Ensemble:
     def _moved(self, weight_KR: np.ndarray, gained_KR: np.ndarray) -> np.ndarray:
         """Log weights after a symbol to which the members gave log probabilities `gained_KR`."""
         if self.rule == "mean":  # only a member that is at its end leaves
-            return _normalised(np.where(np.isneginf(gained_KR), -np.inf, weight_KR))
+            ended_KR = np.isneginf(gained_KR)
+            return _normalised(np.where(ended_KR, -np.inf, weight_KR)) if ended_KR.any() else weight_KR
         posterior_KR = _normalised(weight_KR + gained_KR)
         if self.rule == "bayes" or self.rate == 0:
             return posterior_KR
@@ -269,14 +270,20 @@ def _switched(prior_K: np.ndarray, rate: float, score_KT: np.ndarray) -> np.ndar
 def _log_sum(x_K: np.ndarray) -> np.ndarray:
     """log sum exp over the first axis; -inf where all are."""
     top = x_K.max(axis=0)
-    safe = np.where(np.isneginf(top), 0.0, top)
+    dead = np.isneginf(top)
+    if not dead.any():
+        return np.log(np.exp(x_K - top).sum(axis=0)) + top
+    safe = np.where(dead, 0.0, top)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(x_K - safe).sum(axis=0)) + safe
 
 
 def _normalised(weight_KR: np.ndarray) -> np.ndarray:
     total_R = _log_sum(weight_KR)
-    return np.where(np.isneginf(total_R), -np.inf, weight_KR - np.where(np.isneginf(total_R), 0.0, total_R))
+    dead_R = np.isneginf(total_R)
+    if not dead_R.any():
+        return weight_KR - total_R
+    return np.where(dead_R, -np.inf, weight_KR - np.where(dead_R, 0.0, total_R))
 
 
 def _dead_after(score_T: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import jax
 import bytelm
 from bytelm.cli.common import table
 from bytelm.lm import ByteLM
+from bytelm.training.processor import keep_pages
 
 RULES = ("mean", "bayes", "switch", "product")
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    keep_pages()
     members = [bytelm.load(path) for path in options.models]
     ensembles = {rule: bytelm.Ensemble(members, rule) for rule in RULES}
     data = options.data.read_bytes()
