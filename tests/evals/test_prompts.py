@@ -135,7 +135,7 @@ def test_codestral_has_one_form():
     with pytest.raises(ValueError, match="codestral publishes no psm"):
         family.prompt(b"p", b"s", "psm")
     assert FAMILIES["santacoder"].psm is not None
-    with pytest.raises(ValueError, match="name one with --format"):
+    with pytest.raises(ValueError, match="name its family with --format"):
         family_of(["<s>"])
 
 
