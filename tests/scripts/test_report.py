@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -194,7 +195,11 @@ with running.alone(work):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_kill_ends_the_command_and_its_seconds_add_up(plan, running, tmp_path, number):
     def call():
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=environment)
+        # Whoever runs the tests in the background may have had SIGINT ignored.
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, preexec_fn=heard
+        )
 
     def until(found):
         end = time.monotonic() + 30
