@@ -30,7 +30,10 @@ def sample(seed: int = 0) -> list[bytes]:
     return texts
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("llama3", "right-digits", "neox")  # byte-level too, and enumerated in test_converter
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in NAMES])
 def test_scores_are_those_of_contexts(small, name):
     tree, plain = both(small(name))
     texts = sample()
