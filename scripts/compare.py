@@ -61,7 +61,7 @@ def main() -> None:
             for budget in args.budgets for seed in args.seeds for spec, config in named.items()
         ]  # fmt: skip
         workers.each(lambda run, pin: execute(run, pin, word_settings(args)), runs)
-        found = [read_run(run, word_settings(args)) for run in runs]
+        found = [read_run(run, word_settings(args), steps.seconds(run.spec)) for run in runs]
         report.write(args.out, found, args)
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"compare.py: error: {error}")
@@ -202,6 +202,10 @@ class Steps:
                 f"{spec!r}: a step takes {one:g} {self._args.unit}, more than the budget {budget:g}"
             )
         return int(budget / one + 1e-9)
+
+    def seconds(self, spec: str) -> float | None:
+        """What a step takes, where the number of steps was chosen by it."""
+        return self._of[spec]["seconds"] if self._args.unit == "seconds" else None
 
 
 def word_settings(args: argparse.Namespace) -> dict[str, Any] | None:

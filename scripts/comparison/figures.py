@@ -71,12 +71,17 @@ def _firsts(lines: list[dict[str, Any]]) -> list[bool]:
     return [after < before for before, after in pairwise(clocks)]
 
 
-def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
-    """All figures of a finished `Run`; `words` is a `NextWord`, or None if not asked for."""
+def read_run(run: Any, asked: dict[str, Any] | None, a_step_takes: float | None = None) -> dict[str, Any]:
+    """All figures of a finished `Run`; `words` is a `NextWord`, or None if not asked for.
+
+    a_step_takes: seconds, where they were measured before the runs. The curve and the speed are by these, so
+    that other work on the machine meanwhile does not count; `seconds` is what really passed.
+    """
     # The config as the run resolved it: a tokenized one learns the size of its vocabulary.
     lines, config = lines_of(run.folder), configs.read(run.folder / "config.json")
     last, total, seconds = lines[-1], bytes_of(lines), seconds_of(lines)
     a_step, sizes = flops_of_a_step(config), cost.parameters(config.model)
+    clock = seconds if a_step_takes is None else [line["step"] * a_step_takes for line in lines]
     curve = [
         {
             "step": x["step"],
@@ -85,7 +90,7 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
             "seconds": s,
             "bits_per_byte": x[HELD_OUT],
         }
-        for x, b, s in zip(lines, total, seconds, strict=True)
+        for x, b, s in zip(lines, total, clock, strict=True)
         if HELD_OUT in x
     ]
     return {
@@ -93,7 +98,7 @@ def read_run(run: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
         **{"parameters": sizes.total, "parameters_without_tables": sizes.body, "row": config.data.row},
         **{"steps": last["step"], "bytes": total[-1], "seconds": seconds[-1]},
         **{"flops": a_step * last["step"], "flops_a_byte": a_step * last["step"] / total[-1]},
-        **{"bytes_per_second": total[-1] / seconds[-1], "bits_per_byte": last[HELD_OUT]},
+        **{"bytes_per_second": total[-1] / clock[-1], "bits_per_byte": last[HELD_OUT]},
         "standard_error_documents": last["eval/standard_error"],
         **{"eval_bytes": last["eval/bytes"], "eval_documents": last["eval/documents"]},
         "canonical": "eval/canonical_tokens_bits_per_byte" in last,

@@ -40,7 +40,8 @@ def modules():
 
 
 class World:
-    """Configs in a folder, and a train.py that is faked: `speed` bytes a second, bits that tell the seed."""
+    """Configs in a folder, and a train.py that is faked: bits that tell the seed, `speed` bytes a second, and
+    after the measurement `busy` times fewer."""
 
     def __init__(self, folder, modules, monkeypatch):
         self.folder, self.started = folder, []
@@ -49,7 +50,7 @@ class World:
         text.write_text("some words and more words here " * 40)
         for name, width in (("small", 16), ("large", 32)):
             (folder / f"{name}.py").write_text(CONFIG.format(text=str(text), width=width))
-        self.speed = {16: 1000.0, 32: 250.0}
+        self.speed, self.busy = {16: 1000.0, 32: 250.0}, 1.0
         self.fails = set()
         self.resolve = lambda config: config
         for module in (self.compare, self.runs):
@@ -79,7 +80,9 @@ class World:
         return Process(run)
 
     def lines(self, config):
-        speed, every = self.speed[config.model.width], config.training.log_every
+        measured = config.training.steps == 10**6
+        speed = self.speed[config.model.width] / (1.0 if measured else self.busy)
+        every = config.training.log_every
         steps = min(config.training.steps, 60)  # a calibration would go on until it is stopped
         before = clock = 0.0
         for step in range(1, steps + 1):
@@ -169,6 +172,16 @@ def test_seconds(world, monkeypatch):
         assert summary["seconds"] == pytest.approx(summary["budget"], rel=0.15)
         assert summary["seconds"] <= summary["budget"]
     assert world.started[0][0] == "small-0-seed0"  # the measurement
+
+
+def test_work_beside_the_runs_changes_no_curve(world, monkeypatch):
+    """The x axis and the speed are by the steps timed before, not by a machine that others use since."""
+    world.busy = 3.0
+    record = world.run(monkeypatch, "small.py", "--seconds", 6, "--seeds", 0)
+    (summary,), (run,) = record["summary"], record["runs"]
+    assert 15 < summary["seconds"] < 21  # what passed is told
+    assert 5 < run["curve"][-1]["seconds"] <= 6
+    assert summary["bytes_per_second"] == pytest.approx(run["bytes"] / run["curve"][-1]["seconds"])
 
 
 def test_bytes_are_those_that_the_log_tells(world, monkeypatch):
