@@ -3,7 +3,8 @@
     python scripts/bench_words.py [--rows 4] [--row 2048] [--steps 3] [--model.FIELD VALUE ...] [--json FILE]
 
 Whole steps of Muon (forward, backward, clipping, update) on rows of Python's standard library, the two models
-in turn. Prints FLOPs a byte, bytes a second, and their ratios.
+in turn. The pooled one has rule, words, byte layers and n-grams of configs/default.py.
+Prints FLOPs a byte, bytes a second, and their ratios.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,13 @@ from bytelm.models import ByteTransformerConfig, WordPooledConfig
 from bytelm.training.launch import versions
 from bytelm.training.optimizer import make_optimizer
 from bytelm.training.processor import keep_pages, use_all_cores
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from configs.default import config as default  # noqa: E402
+
+SHIPPED = ("rule", "words", "encoder_layers", "decoder_layers", "ngrams")
 
 
 def main() -> None:
@@ -45,7 +54,8 @@ def main() -> None:
     ]
     for field in fields:
         kind = type(field.default) if field.default is not None else int
-        parser.add_argument(f"--model.{field.name}", type=kind, default=field.default)
+        value = getattr(default.model, field.name) if field.name in SHIPPED else field.default
+        parser.add_argument(f"--model.{field.name}", type=kind, default=value)
     args = vars(parser.parse_args())
     keep_pages()
     use_all_cores(Config(training=Training(rows=args["rows"]), evaluation=Evaluation(rows=args["rows"])))
