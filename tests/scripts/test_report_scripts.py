@@ -155,3 +155,29 @@ def test_bits_of_canonical_tokens(scripts):
     )  # fmt: skip
     found = scripts("exact_bits").canonical(lm, [b"x", b"y"])
     assert found == pytest.approx(-2 * math.log(0.25 * 0.1 * (0.7 + 0.2)), rel=1e-5)
+
+
+# ---- true_answers.py -----------------------------------------------------------------------------------
+
+
+def test_true_answers_pass_and_wrong_ones_are_named(scripts, tmp_path, monkeypatch, capsys):
+    from bytelm.evals import sandbox
+
+    if sandbox.missing():
+        pytest.skip(f"no containment here: {sandbox.missing()}")
+    record = {
+        "entry_point": "one",
+        "test": "def check(f):\n    assert f() == 1\n",
+        "prompt": "def one():\n    x = 1\n",
+        "suffix": "    return x\n",
+        "canonical_solution": "    x = x * 1\n",
+    }
+    names = [f"SingleLineInfilling/HumanEval/0/L{i}" for i in range(2)]
+    records = [record | {"task_id": name} for name in names]
+    records[1] |= {"canonical_solution": "    x = 2\n"}
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    monkeypatch.setattr(sys, "argv", ["true_answers.py", str(tmp_path / "items.jsonl")])
+    scripts("true_answers").main()
+    _, counts, failed = capsys.readouterr().out.splitlines()
+    assert counts.split() == ["items.jsonl", "2", "1", "2"]  # nothing in the hole leaves x at 1
+    assert failed.endswith(f"items.jsonl: {names[1]}: failed")
