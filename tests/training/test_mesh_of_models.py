@@ -15,7 +15,16 @@ from bytelm import compiled, models, sharding
 from bytelm.config import Config, Data, Optimizer, Training
 from bytelm.data import Bpe
 from bytelm.lm import LAW, NUM_SYMBOLS
-from bytelm.models import ByteTransformerConfig, LearnYourTokensConfig, TokenLMConfig, WordPooledConfig
+from bytelm.models import (
+    BertConfig,
+    Byte2WordConfig,
+    ByteTransformerConfig,
+    LearnYourTokensConfig,
+    MaskedByte2WordConfig,
+    TokenLMConfig,
+    WordPooledConfig,
+    pieces,
+)
 from bytelm.sharding import AXES, MeshShape
 from bytelm.training.step import new_state
 
@@ -24,6 +33,8 @@ ROW = 22  # no size of a parameter below, whole or cut, is this, nor a number of
 ADAMW = Optimizer(name="adamw", clip=100.0)  # Muon, on a cut mesh, takes longer to compile
 WIDE = {"layers": 2, "width": 32, "heads": 8, "mlp_width": 40, "dtype": "float32"}
 BYTES = {"byte_width": 16, "byte_heads": 8, "byte_mlp_width": 40, "words": 14, "cap": 6}
+READ = {"byte_width": 16, "byte_heads": 8, "words": 14, "cap": 6}
+PIECES = {"rule": "runs", "cap": 6, "pieces": pieces.to_text({b"ab", b"cd", b"fa"})}
 MODELS = {
     "flat": ByteTransformerConfig(**WIDE),
     "window": ByteTransformerConfig(**WIDE, window=4),
@@ -37,6 +48,10 @@ MODELS = {
     "learn your tokens": LearnYourTokensConfig(
         **WIDE, words=7, cap=6, vectors=2, encoder_layers=1, encoder_heads=8, decoder_layers=1, dropout=0.0
     ),
+    "byte2word": Byte2WordConfig(**WIDE, **READ),
+    "byte2word, pieces": Byte2WordConfig(**WIDE, **READ | PIECES),
+    "hidden words": MaskedByte2WordConfig(**WIDE, **READ | PIECES, share=0.3),
+    "bert": BertConfig(**WIDE, **PIECES, share=0.3),
     "tokens": TokenLMConfig(**WIDE, vocab_size=264, context=64),
     "tied tokens": TokenLMConfig(**WIDE, vocab_size=264, context=64, tied=True, window=8, full_layers=(1,)),
 }
