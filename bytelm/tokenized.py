@@ -15,7 +15,8 @@ from bytelm import layers
 from bytelm.layers import Params
 from bytelm.models import token_cache
 from bytelm.models.token_cache import TokenCache
-from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
+from bytelm.models.token_lm import TokenTransformer
+from bytelm.models.token_lm_config import TokenLMConfig
 
 _SMALLEST = 16  # tokens that a row is padded to at least
 _TOKENS_AT_ONCE = 4096  # of a batch of contexts

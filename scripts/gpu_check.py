@@ -384,7 +384,7 @@ def _tree(depth: int, width: int, vocabulary: int) -> dict[str, Any]:
 
     from bytelm import layers
     from bytelm.exact import device
-    from bytelm.models.token_lm import TokenLMConfig
+    from bytelm.models.token_lm_config import TokenLMConfig
     from bytelm.tokenized import TransformerLM, abstract
 
     config = TokenLMConfig(

@@ -10,7 +10,7 @@ import pytest
 from bytelm import layers
 from bytelm.models import token_cache
 from bytelm.models.rotary import Rope
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
 
 V = 29
