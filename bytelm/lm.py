@@ -245,7 +245,8 @@ class TreeLM(TokenLM, Protocol):
     All methods are pure in `params` and may be compiled; logits are unnormalised float32, so that the
     caller normalises over all tokens or over those that it allows. Sizes are static: the caller pads them
     to few. A cache holds a *trunk*, the tokens no longer in doubt, and *nodes* at numbered places, which
-    the caller hands out. All but `widened` may consume the cache that they are given.
+    the caller hands out. All but `widened` may consume the cache that they are given. The caller also makes
+    room, with `widened`, before what it adds to a trunk: what does not fit may be an error or be dropped.
 
     A model may also have ``reordered(columns_P)``: a `TreeLM` whose logits are these columns of its own, in
     their order, and the function that makes its parameters of this one's. Conversion is faster with it.

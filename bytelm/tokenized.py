@@ -15,7 +15,8 @@ from bytelm import layers
 from bytelm.layers import Params
 from bytelm.models import token_cache
 from bytelm.models.token_cache import TokenCache
-from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
+from bytelm.models.token_lm import TokenTransformer
+from bytelm.models.token_lm_config import TokenLMConfig
 
 _SMALLEST = 16  # tokens that a row is padded to at least
 _TOKENS_AT_ONCE = 4096  # of a batch of contexts
@@ -31,8 +32,10 @@ class TransformerLM:
 
     Attributes: `vocab_size`, columns of the logits; `context`, the most tokens that it sees; `params`.
     Methods that take `params` are pure in them, differentiable, and may be called under `jax.jit`; a cache
-    that is passed to one is consumed. Tokens are checked where they are numpy arrays: ValueError for ids
-    that the model does not have.
+    that is passed to one is consumed. What is asked is checked where it is on the host: ValueError for ids
+    that the model does not have (numpy arrays), for node places that the cache does not have (the same), and
+    for a trunk that would outgrow its slots or the context (all but traced lengths; a caller that compiles
+    these methods makes room beforehand). The cache is then not consumed.
     """
 
     def __init__(self, config: TokenLMConfig, params: Params):
@@ -92,8 +95,12 @@ class TransformerLM:
     ) -> tuple[jax.Array, TokenCache]:
         """See `TreeLM.open`. Slots beyond `context` are of no use to a model with learned positions."""
         self._check(tokens_BS)
-        if isinstance(length_B, np.ndarray) and length_B.max(initial=0) > self.context:
-            raise ValueError(f"a trunk of {length_B.max()} tokens; the model sees {self.context}")
+        if isinstance(length_B, np.ndarray):
+            longest, T = length_B.max(initial=0), tokens_BS.shape[1]
+            if longest > self.context:
+                raise ValueError(f"a trunk of {longest} tokens; the model sees {self.context}")
+            if longest > T:
+                raise ValueError(f"open: a trunk of {longest} tokens in rows of {T}")
         return self._open(params, jnp.asarray(tokens_BS), jnp.asarray(length_B), slots, nodes)
 
     def grow(
@@ -101,6 +108,11 @@ class TransformerLM:
     ) -> tuple[jax.Array, TokenCache]:
         """See `TreeLM.grow`."""
         self._check(tokens_BN, least=-1)
+        places = cache.position_BM.shape[1]
+        if all(isinstance(x, np.ndarray) for x in (tokens_BN, parents_BN, at_BN)):
+            named = int(np.where(tokens_BN < 0, -1, np.maximum(parents_BN, at_BN)).max(initial=-1))
+            if named >= places:
+                raise ValueError(f"grow: place {named}; the cache has {places} places: `widened` makes more")
         return self._grow(params, cache, *map(jnp.asarray, (tokens_BN, parents_BN, at_BN)))
 
     def extend(
@@ -108,11 +120,14 @@ class TransformerLM:
     ) -> tuple[jax.Array, TokenCache]:
         """See `TreeLM.extend`: a step of decoding, or a block of a long text."""
         self._check(tokens_BN)
+        self._check_room("extend", cache, count_B)
         return self._extend(params, cache, jnp.asarray(tokens_BN), jnp.asarray(count_B))
 
     def commit(self, cache: TokenCache, path_BM: Any) -> TokenCache:
         """See `TreeLM.commit`."""
-        return self._commit(cache, jnp.asarray(path_BM))
+        path_BM = jnp.asarray(path_BM)
+        self._check_room("commit", cache, (path_BM >= 0).sum(axis=1))
+        return self._commit(cache, path_BM)
 
     def widened(self, cache: TokenCache, *, slots: int, nodes: int) -> TokenCache:
         """See `TreeLM.widened`."""
@@ -180,6 +195,18 @@ class TransformerLM:
             if low < least or high >= self.vocab_size:
                 wrong = low if low < least else high
                 raise ValueError(f"{where}token {wrong}: the model's tokens are 0..{self.vocab_size - 1}")
+
+    def _check_room(self, what: str, cache: TokenCache, count_B: Any) -> None:
+        """Tokens beyond the slots would be dropped, and those beyond the context stand nowhere."""
+        if isinstance(cache.length_B, jax.core.Tracer) or isinstance(count_B, jax.core.Tracer):
+            return
+        after_B = np.asarray(cache.length_B) + np.asarray(count_B)
+        if after_B.max(initial=0) > min(cache.slots, self.context):
+            b = int(after_B.argmax())
+            raise ValueError(
+                f"{what}: row {b} would hold {after_B[b]} tokens; the cache has {cache.slots} slots "
+                f"(`widened` makes more), the model sees {self.context}"
+            )
 
 
 def abstract(config: TokenLMConfig) -> TokenTransformer:

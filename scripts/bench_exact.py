@@ -32,7 +32,7 @@ from bytelm.exact import canonical_of, convert
 from bytelm.exact.canonical.states import NOTHING
 from bytelm.exact.scoring import device
 from bytelm.exact.tree import Tree
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
 
 # On one core the CPU time of the process is taken: other work on the machine does not count.

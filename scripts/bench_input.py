@@ -17,6 +17,7 @@ import time
 from importlib.metadata import version
 
 import numpy as np
+from common.machine import processor
 
 from bytelm.data import Documents, Mixture, Stdlib, train_stream
 from bytelm.data.documents import TableBuilder
@@ -85,15 +86,6 @@ def main() -> None:
                 f"{resume * 1e3:6.1f} ms"
             )
             sys.stdout.flush()
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as info:
-            return next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting.drawing import curves
+from common.drawing import curves
 from tqdm import tqdm
 
 import bytelm

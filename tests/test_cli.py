@@ -1,4 +1,4 @@
-"""The command line: outputs, messages, exit codes; and what is not imported."""
+"""The command line: outputs, messages, exit codes."""
 
 import importlib
 import json
@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
+from commands import ROOT, python
 from fakes import hashed, repeating, uniform
 
 import bytelm
@@ -18,9 +19,6 @@ from bytelm.cli import common, main
 from bytelm.cli.common import Together, UsageError
 from bytelm.cli.generate import unescaped
 from bytelm.ensemble import Ensemble
-
-ROOT = Path(__file__).parents[1]
-HEAVY = {"jax", "flax", "orbax", "grain", "tensorflow_datasets", "tokenizers", "transformers", "matplotlib"}
 
 
 @pytest.fixture
@@ -48,21 +46,10 @@ def run(capsysbinary):
     """`run(*args)` -> exit code, standard output as bytes, standard error as str."""
 
     def run(*args):
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capsysbinary.readouterr()
+        code, out, err = commands.bytelm(capsysbinary, *args)
         return code, out, err.decode()
 
     return run
-
-
-def python(code, **kwargs):
-    """Runs Python in a process of its own, from the repository."""
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, **kwargs
-    )
 
 
 # ---- generate --------------------------------------------------------------------------------------
@@ -313,7 +300,7 @@ def test_prepare_writes_a_data_set(run, tmp_path):
 def test_bad_usage_is_one_line_and_2(run, model, args, said):
     code, out, err = run(*args)
     assert (code, out) == (2, b"")
-    assert err.startswith("bytelm: error: ")
+    assert err.startswith(f"bytelm {args[0]}: error: ")
     assert said in err
     assert err.count("\n") == 1
 
@@ -341,12 +328,18 @@ def test_failures_at_run_time_are_1(run, model, monkeypatch):
     model(lm)
     code, out, err = run("generate", "m", "--prompt", "x")
     assert (code, out) == (1, b"")
-    assert err == (
-        "bytelm: error: RuntimeError: generate: row 0, byte 0 of its completion: nan is in the law\n"
-    )
+    assert err == "bytelm generate: error: generate: row 0, byte 0 of its completion: nan is in the law\n"
     monkeypatch.setenv("BYTELM_TRACEBACK", "1")
     with pytest.raises(RuntimeError):
         main(["generate", "m", "--prompt", "x"])
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(run, model):
+    lm = uniform()
+    lm.next_logprobs = lambda state: {}["gone"]
+    model(lm)
+    with pytest.raises(KeyError, match="gone"):
+        run("generate", "m", "--prompt", "x")
 
 
 def test_ctrl_c_is_130(run, model):
@@ -357,7 +350,7 @@ def test_ctrl_c_is_130(run, model):
 
     lm.next_logprobs = interrupted
     model(lm)
-    assert run("generate", "m", "--prompt", "x") == (130, b"", "bytelm: interrupted\n")
+    assert run("generate", "m", "--prompt", "x") == (130, b"", "bytelm generate: interrupted\n")
 
 
 def with_fake(lm, code):
@@ -382,47 +375,7 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert process.wait() == 1
 
 
-# ---- imports ---------------------------------------------------------------------------------------
-
-
-def heavy_after(code):
-    done = python(f"{code}\nimport sys\nprint(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)")
-    assert done.returncode == 0, done.stderr
-    return done.stderr.split()
-
-
-@pytest.mark.parametrize("command", ["", "generate", "score", "info", "eval", "fim", "prepare"])
-def test_help_imports_nothing_heavy(command):
-    args = [command, "--help"] if command else ["--help"]
-    code = f"from bytelm.cli import main\ntry: main({args!r})\nexcept SystemExit as end: assert end.code == 0"
-    assert heavy_after(code) == []
-
-
-def test_importing_the_package_imports_nothing_heavy():
-    assert heavy_after("import bytelm") == []
-    assert heavy_after("import tokenizers") == ["tokenizers"]  # the control
-
-
-def test_names_that_are_also_modules_stay_functions():
-    code = """
-import bytelm
-import bytelm.generate
-import bytelm.load
-import bytelm.lm
-from bytelm.generate import adjusted
-import importlib
-importlib.import_module("bytelm.generate")
-assert callable(bytelm.generate) and callable(bytelm.load) and callable(bytelm.stream)
-"""
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_public_face():
-    assert all(hasattr(bytelm, name) for name in bytelm.__all__)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert bytelm.__version__ == project["version"]
-    assert project["scripts"]["bytelm"] == "bytelm.cli:main"
+# ---- several models --------------------------------------------------------------------------------
 
 
 def test_the_number_of_models_is_checked_before_anything_is_loaded():
@@ -432,9 +385,6 @@ def test_the_number_of_models_is_checked_before_anything_is_loaded():
         common.model(["nowhere", "nowhere"], Together(weights=(1.0,)))
     with pytest.raises(UsageError, match="several MODELs"):
         common.model(["nowhere"], Together(rule="bayes"))
-
-
-# ---- several models --------------------------------------------------------------------------------
 
 
 @pytest.fixture

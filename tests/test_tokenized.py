@@ -61,7 +61,7 @@ def folder(tmp_path):
     import jax.numpy as jnp
 
     from bytelm import layers
-    from bytelm.models.token_lm import TokenLMConfig
+    from bytelm.models.token_lm_config import TokenLMConfig
     from bytelm.tokenized import abstract
 
     parts = {"rope": None, "norm": "layer", "norm_epsilon": 1e-5, "qk_norm": False, "gated": False}

@@ -45,12 +45,15 @@ Command: TypeAlias = (
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command of `args` (None: the process's own) and returns its exit code.
 
-    What goes wrong is told in one line; with BYTELM_TRACEBACK=1 in the environment, by its traceback.
+    What goes wrong is told in one line, the words of the error. Its traceback is shown instead where its kind
+    is one that only a fault of the program has, and always with BYTELM_TRACEBACK=1 in the environment.
     """
+    args = sys.argv[1:] if args is None else args
+    program = " ".join(["bytelm", *args[:1]])  # what fails once it has been read is a command
     try:
         return _run(args)
     except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+        return _failed(program, "interrupted", 130)
     except BrokenPipeError:
         # The reader went away, as `| head` does. Python flushes once more at exit: into nothing, then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,10 +61,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except (UsageError, RuntimeError, ValueError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("BYTELM_TRACEBACK") == "1":
             raise
-        return _failed(f"error: {_line(error)}", 2 if isinstance(error, UsageError) else 1)
+        words = " ".join(str(error).split()) or type(error).__name__
+        return _failed(program, f"error: {words}", 2 if isinstance(error, UsageError) else 1)
 
 
-def _run(args: Sequence[str] | None) -> int:
+def _run(args: Sequence[str]) -> int:
     command = tyro.cli(
         Command,
         prog="bytelm",
@@ -74,13 +78,6 @@ def _run(args: Sequence[str] | None) -> int:
     return 0
 
 
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, UsageError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _failed(message: str, code: int) -> int:
-    print(f"bytelm: {message}", file=sys.stderr)
+def _failed(program: str, message: str, code: int) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
     return code

@@ -93,7 +93,7 @@ class Fim:
             box = Sandbox(Limits(seconds=self.seconds), workers=self.workers, unsafe=self.unsafe)
         with box:
             if not box.contained:
-                print(f"bytelm: programs run without containment: {box.missing}", file=sys.stderr)
+                print(f"bytelm fim: programs run without containment: {box.missing}", file=sys.stderr)
             lm = model(self.models, self.together)
             with usage(ValueError):
                 family = self._family(lm, any(item.suffix is not None for item in items))

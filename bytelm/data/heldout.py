@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -54,63 +54,57 @@ def eval_rows(
     if isinstance(coding, LabelCoding):
         return _labelled(source, coding, rows, length, max_bytes, mine)
     if coding is not None:
-        return _coded(source, coding, rows, length, max_bytes, mine)
-    return _batches(source, rows, length, max_bytes, mine)
+        return _laid(_tokens(source, coding, max_bytes), partial(CodedBuilder, coding), rows, length, mine)
+    return _laid(_bytes(source, max_bytes), BatchBuilder, rows, length, mine)
 
 
-def _batches(
-    source: Documents, rows: int, length: int, max_bytes: int | None, lanes: tuple[int, ...]
+# How many targets a document has, and what adds those from one to another to a builder.
+_Part: TypeAlias = tuple[int, Callable[[Any, int, int], None]]
+
+
+def _laid(
+    parts: Iterable[_Part], make: Callable[[], Any], rows: int, length: int, lanes: tuple[int, ...]
 ) -> Iterator[Batch]:
+    """Targets end to end over rows; `make` makes the builder of a batch."""
     mine = frozenset(lanes)
-    builder, place = BatchBuilder(), 0  # place: targets laid in the current global batch
-    for i, size, stop, document in _documents(source, max_bytes):
+    builder, place = make(), 0  # place: targets laid in the current global batch
+    for stop, add in parts:
         start = 0
         while start < stop:
             row, column = divmod(place, length)
             end = min(stop, start + length - column)
             if row in mine:
-                low = max(start - 1, 0)  # with the byte before, the first input
-                data = document.read(i, low, min(end, size))
-                first = data[0] if start else END
-                builder.add(data[start - low :], first, end > size, i + 1)
+                add(builder, start, end)
             place, start = place + end - start, end
             if place == rows * length:
                 yield builder.build(len(lanes), length)
-                builder, place = BatchBuilder(), 0
+                builder, place = make(), 0
     if place:
         builder.pad(len(lanes) * length - builder.size)
         yield builder.build(len(lanes), length)
 
 
-def _coded(
-    source: Documents,
-    coding: TokenCoding,
-    rows: int,
-    length: int,
-    max_bytes: int | None,
-    lanes: tuple[int, ...],
-) -> Iterator[Batch]:
-    """As `_batches`, of tokens: how many a document has only its encoding tells, so all are read."""
-    mine = frozenset(lanes)
-    builder, place = CodedBuilder(coding), 0
+def _bytes(source: Documents, max_bytes: int | None) -> Iterator[_Part]:
+    def add(i: int, size: int, document: _Readable, builder: BatchBuilder, start: int, end: int) -> None:
+        low = max(start - 1, 0)  # with the byte before, the first input
+        data = document.read(i, low, min(end, size))
+        builder.add(data[start - low :], data[0] if start else END, end > size, i + 1)
+
+    for i, size, stop, document in _documents(source, max_bytes):
+        yield stop, partial(add, i, size, document)
+
+
+def _tokens(source: Documents, coding: TokenCoding, max_bytes: int | None) -> Iterator[_Part]:
+    """How many a document has only its encoding tells, so all are read."""
+
+    def add(i: int, symbols: np.ndarray, builder: CodedBuilder, start: int, end: int) -> None:
+        builder.add(symbols[start : end + 1], i + 1)
+
     for i, size, stop, document in _documents(source, max_bytes):
         ids = coding.held_out(source, i, document.read(i, 0, min(stop, size)))
-        if ids is None:
-            continue
-        symbols = np.concatenate([[coding.end], ids, [coding.end] if stop > size else []])
-        symbols, start = symbols.astype(coding.dtype), 0
-        while start < len(symbols) - 1:
-            row, column = divmod(place, length)
-            end = min(len(symbols) - 1, start + length - column)
-            if row in mine:
-                builder.add(symbols[start : end + 1], i + 1)
-            place, start = place + end - start, end
-            if place == rows * length:
-                yield builder.build(len(lanes), length)
-                builder, place = CodedBuilder(coding), 0
-    if place:
-        builder.pad(len(lanes) * length - builder.size)
-        yield builder.build(len(lanes), length)
+        if ids is not None:
+            symbols = np.concatenate([[coding.end], ids, [coding.end] if stop > size else []])
+            yield len(symbols) - 1, partial(add, i, symbols.astype(coding.dtype))
 
 
 def _labelled(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bytelm.evals.sandbox import Outcome, checked
+from bytelm.evals.following import Outcome
+from bytelm.evals.sandbox import checked
 
 _FUNCTION_ENDS = (b"\nclass", b"\ndef", b"\n#", b"\nif", b"\nprint", b"\n@", b"\nassert")
 _HOLE = "{{completion}}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bytelm.hub.fields import ACTIVATION_NAMES, Fields, read_rope, write_rope
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 
 
 def _sizes(f: Fields) -> dict[str, Any]:

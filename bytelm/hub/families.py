@@ -13,7 +13,7 @@ from typing import Any
 from bytelm.hub import configs
 from bytelm.hub.fields import Fields
 from bytelm.models.rotary import Rope
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 
 
 @dataclasses.dataclass(frozen=True)

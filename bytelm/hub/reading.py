@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from bytelm import layers, models, sharding
 from bytelm.hub.families import Family, read_config
 from bytelm.hub.tensors import Leaf, leaves, ours, their_shape
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import TransformerLM
 
 _FLOATS = ("F64", "F32", "F16", "BF16")

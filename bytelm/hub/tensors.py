@@ -12,7 +12,7 @@ import numpy as np
 from bytelm import layers
 from bytelm.hub.families import Family, Source
 from bytelm.layers import flat
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import abstract
 
 

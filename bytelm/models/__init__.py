@@ -15,7 +15,7 @@ from bytelm.models.byte2word_masked import MaskedByte2WordConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
 from bytelm.models.classifier import Classifier, ClassifierConfig
 from bytelm.models.learn_your_tokens import LearnYourTokens, LearnYourTokensConfig
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.models.word_pooled_config import WordPooledConfig
 
 __all__ = [

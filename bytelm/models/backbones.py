@@ -8,7 +8,8 @@ from bytelm.models.bert import Bert, BertConfig
 from bytelm.models.byte2word import Byte2Word, Byte2WordConfig
 from bytelm.models.byte2word_masked import MaskedByte2Word, MaskedByte2WordConfig
 from bytelm.models.byte_transformer import ByteTransformer, ByteTransformerConfig
-from bytelm.models.token_lm import TokenLMConfig, TokenTransformer
+from bytelm.models.token_lm import TokenTransformer
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.models.word_pooled import WordPooled
 from bytelm.models.word_pooled_config import WordPooledConfig
 

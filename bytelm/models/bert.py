@@ -74,15 +74,11 @@ class Bert(nnx.Module):
     def draw(self, batch: Batch, key: jax.Array | None) -> Batch:
         """The batch with the words that are hidden in it; see `bytelm.loss`."""
         at = self._layout(batch["inputs"], batch["documents"])
-        hidden = masking.draw(batch, at, self.config.share, self.config.mixed, key)
-        return {**batch, "chosen": hidden.chosen_BT, "read": hidden.read_BT}
+        return masking.draw(batch, at, self.config.share, self.config.mixed, key)
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """The cost of the pieces of hidden words, each at its first byte, float32 [B, T]; 0 elsewhere."""
-        targets, logits_BMV = self._predict(batch, key)
-        law_BMV = jax.nn.log_softmax(logits_BMV)
-        nats_BM = -jnp.take_along_axis(law_BMV, targets.output_BM[..., None], axis=-1)[..., 0]
-        return pieces.costs(targets, nats_BM, batch["inputs"].shape[1])
+        return masking.nats(*self._predict(batch, key), batch["inputs"].shape[1])
 
     def counts(self, batch: Batch) -> Counts:
         """The bytes of hidden words. Those beyond U pieces, or beyond the limit of predictions, are lost."""
@@ -123,7 +119,7 @@ class Bert(nnx.Module):
 
     def _hidden(self, batch: Batch) -> tuple[Units, Hidden]:
         batch = batch if "chosen" in batch else self.draw(batch, None)
-        return self._units(batch["inputs"], batch["documents"]), Hidden(batch["chosen"], batch["read"])
+        return self._units(batch["inputs"], batch["documents"]), masking.drawn(batch)
 
     def _targets(self, batch: Batch, units: Units, hidden: Hidden) -> Targets:
         c = self.config

@@ -21,7 +21,7 @@ from bytelm import layers
 from bytelm.layers import Block
 from bytelm.lm import MASK
 from bytelm.loss import Batch, Counts
-from bytelm.models import masking, pieces
+from bytelm.models import masking
 from bytelm.models.byte2word_parts import (
     Slots,
     WordEncoder,
@@ -74,16 +74,12 @@ class MaskedByte2Word(nnx.Module):
     def draw(self, batch: Batch, key: jax.Array | None) -> Batch:
         """The batch with the words that are hidden in it; see `bytelm.loss`."""
         at = self._layout(batch["inputs"], batch["documents"])
-        hidden = masking.draw(batch, at, self.config.share, self.config.mixed, key)
-        return {**batch, "chosen": hidden.chosen_BT, "read": hidden.read_BT}
+        return masking.draw(batch, at, self.config.share, self.config.mixed, key)
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """The cost of hidden words, float32 [B, T]: of each piece at its first byte, of STOP at the last byte
         of the word, 0 elsewhere; the key is for dropout."""
-        targets, logits_BMV = self._predict(batch, key)
-        law_BMV = jax.nn.log_softmax(logits_BMV)
-        nats_BM = -jnp.take_along_axis(law_BMV, targets.output_BM[..., None], axis=-1)[..., 0]
-        return pieces.costs(targets, nats_BM, batch["inputs"].shape[1])
+        return masking.nats(*self._predict(batch, key), batch["inputs"].shape[1])
 
     def counts(self, batch: Batch) -> Counts:
         """The bytes of hidden words. Those beyond W words, or beyond the limit of predictions, are lost."""
@@ -108,7 +104,7 @@ class MaskedByte2Word(nnx.Module):
     def _hidden(self, batch: Batch) -> tuple[Layout, Hidden]:
         """Layout, and what `draw` left in the batch."""
         batch = batch if "chosen" in batch else self.draw(batch, None)
-        return self._layout(batch["inputs"], batch["documents"]), Hidden(batch["chosen"], batch["read"])
+        return self._layout(batch["inputs"], batch["documents"]), masking.drawn(batch)
 
     def _targets(self, batch: Batch, at: Layout, hidden: Hidden) -> Targets:
         c, T = self.config, batch["inputs"].shape[1]

@@ -51,8 +51,9 @@ class Hidden(NamedTuple):
     read_BT: Any  # int32: the word that is read there, itself or another one's; or MASKED
 
 
-def draw(batch: Batch, layout: Layout, share: float, mixed: bool, key: jax.Array | None) -> Hidden:
-    """Chooses words that hold bytes. Without a key always the same, and nothing is read in their place.
+def draw(batch: Batch, layout: Layout, share: float, mixed: bool, key: jax.Array | None) -> Batch:
+    """The batch with a choice of words that hold bytes, for `drawn`. Without a key it is always the same, and
+    nothing is read in their place.
 
     Args:
       share: of the words.
@@ -71,7 +72,12 @@ def draw(batch: Batch, layout: Layout, share: float, mixed: bool, key: jax.Array
         other_BT = (jax.random.uniform(two, shape) * count_B1).astype(jnp.int32)
         kind_BT = jax.random.uniform(three, shape)
         instead_BT = jnp.where(kind_BT < 0.8, MASKED, jnp.where(kind_BT < 0.9, other_BT, own_T))
-    return Hidden(chosen_BT, jnp.where(chosen_BT, instead_BT, own_T))
+    return {**batch, "chosen": chosen_BT, "read": jnp.where(chosen_BT, instead_BT, own_T)}
+
+
+def drawn(batch: Batch) -> Hidden:
+    """What `draw` left in the batch."""
+    return Hidden(batch["chosen"], batch["read"])
 
 
 def targets(
@@ -99,6 +105,13 @@ def targets(
         Candidates(stops_BT, layout.word_BT, cut.count_BT, jnp.full_like(cut.piece_BT, v.stop)),
         jnp.arange(T) - layout.place_BT,
     )
+
+
+def nats(targets: Targets, logits_BMV: jax.Array, T: int) -> jax.Array:
+    """The cost of what is predicted, at the symbols that bear it, float32 [B, T]; 0 elsewhere."""
+    law_BMV = jax.nn.log_softmax(logits_BMV)
+    nats_BM = -jnp.take_along_axis(law_BMV, targets.output_BM[..., None], axis=-1)[..., 0]
+    return pieces.costs(targets, nats_BM, T)
 
 
 def counts(batch: Batch, layout: Layout, hidden: Hidden, words: Any, limit_B: jax.Array) -> Counts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +11,9 @@ from flax import nnx
 
 from bytelm import layers
 from bytelm.models import rotary
+from bytelm.models.token_lm_config import Activation, TokenLMConfig
 
-if TYPE_CHECKING:
-    from bytelm.models.token_lm import TokenLMConfig
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+_ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -64,7 +61,7 @@ class FeedForward(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        act = ACTIVATIONS[self.activation]
+        act = _ACTIVATIONS[self.activation]
         h_BTF = _add(layers.linear(x_BTD, self.up[...]), self.up_bias)
         if self.gate is None:
             h_BTF = act(h_BTF)

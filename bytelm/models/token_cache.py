@@ -60,7 +60,7 @@ def extend(
     """Appends ``tokens_BN[b, :count_B[b]]`` to the trunk: logits float32 [B, N, V], and the cache.
 
     One token a row is a step of decoding, many are a block of a long text. What does not fit into the
-    slots is not written: check before.
+    slots is not written: the caller makes room before (`widened`), as for `commit`.
     """
     step_N = jnp.arange(tokens_BN.shape[1])
     position_BN = cache.length_B[:, None] + step_N

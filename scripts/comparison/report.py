@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
+from common.drawing import COLOURS, DASHES, MARKERS, decades, number, table
+from common.machine import processor
 from comparison.figures import gains, summaries
 
 from bytelm.evals.next_word import BINS, NextWord, Share
 from bytelm.training.metrics import write_whole
-
-# Okabe and Ito's colours, which tell apart for every kind of colour vision; markers and dashes say it again.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 def write(out: Path, found: list[dict[str, Any]], args: Any) -> None:
     """comparison.md, .json, .png and .svg in `out`; says where they are."""
     summed = summaries(found)
     out.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": os.cpu_count(), "cpu": _cpu(), "jobs": args.jobs, **found[0]["versions"]}
+    machine = {"cores": os.cpu_count(), "cpu": processor(), "jobs": args.jobs, **found[0]["versions"]}
     record = {
         **{"command": args.command, "machine": machine, "unit": args.unit, "notes": notes(summed, args)},
         "summary": [_plain(summary) for summary in summed],
@@ -56,7 +51,7 @@ def markdown(
     parts = [
         f"# Comparison at equal {args.unit}\n\n```\n{args.command}\n```",
         ", ".join(f"{name} {value}" for name, value in machine.items()),
-        _table(_COLUMNS, [_row(s) for s in summed]),
+        table(_COLUMNS, [_row(s) for s in summed]),
     ]
     if hidden := [s for s in summed if s["word_accuracy"] is not None]:
         parts += ["## Hidden words, % found out", _hidden(hidden)]
@@ -99,7 +94,7 @@ def _row(s: dict[str, Any]) -> list[str]:
         *(f"{s['parameters_without_tables']:,}", f"{s['row']:,}", f"{s['flops_a_byte'] / 1e6:.2f} M"),
         *(f"{s['bytes_per_second']:,.0f}", f"{s['steps']:,}", f"{s['bytes'] / 1e6:.2f} M"),
         *(f"{s['seconds']:.1f}", f"**{s['bits_per_byte']:.4f}**"),
-        *map(_number, (s["standard_error_seeds"], s["standard_error_documents"])),
+        *(number(s[f"standard_error_{over}"], ".4f") for over in ("seeds", "documents")),
     ]
 
 
@@ -108,11 +103,11 @@ def _hidden(summed: list[dict[str, Any]]) -> str:
     rows = [
         [
             *(f"`{s['config']}`", f"{s['budget']:g}", f"**{100 * s['word_accuracy']:.2f}**"),
-            _number(None if s["word_accuracy_error"] is None else 100 * s["word_accuracy_error"]),
+            number(None if s["word_accuracy_error"] is None else 100 * s["word_accuracy_error"], ".4f"),
         ]
         for s in summed
     ]
-    return _table(["config", "budget", "right", "± over seeds"], rows)
+    return table(["config", "budget", "right", "± over seeds"], rows)
 
 
 def notes(summed: list[dict[str, Any]], args: Any) -> list[str]:
@@ -164,28 +159,10 @@ def _shares(rows: list[tuple[dict[str, Any], list[Share]]], sign: str = "") -> s
 
     counts = {share.name: share.words for share in rows[0][1]}
     heads = [f"{name} ({counts[name]:,})" for name in ("all", *(name for name, _, _ in BINS))]
-    return _table(
+    return table(
         ["config", "budget", *heads],
         [[f"`{s['config']}`", f"{s['budget']:g}", *map(shown, shares)] for s, shares in rows],
     )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _cpu() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        return platform.processor() or platform.machine()
 
 
 # ---- the plot ------------------------------------------------------------------------------------------
@@ -194,7 +171,6 @@ def _cpu() -> str:
 def draw(found: list[dict[str, Any]], summed: list[dict[str, Any]], args: Any, *paths: Path) -> None:
     """Bits per byte against FLOPs and against seconds: each run's way there thin, what it came to thick."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -220,13 +196,7 @@ def draw(found: list[dict[str, Any]], summed: list[dict[str, Any]], args: Any, *
                 [at for at, _ in ends], means, spread, capsize=4, lw=2.2, marker=MARKERS[i % 7], ms=8,
                 markeredgecolor="white", label=spec, **style,
             )  # fmt: skip
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        every = (math.inf, math.inf)  # decades: label each tick, however many there are
-        powers = LogFormatterSciNotation(minor_thresholds=every)
-        axes.xaxis.set_major_formatter(powers if x == "flops" else "{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3, which="both")
+        decades(axes, powers=x == "flops")
     panels[0].set(xlabel="training FLOPs", ylabel="bits per byte, held out", title="by operations")
     panels[1].set(xlabel="training time, s", title="by time")
     panels[0].legend(title="config")

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from reporting.drawing import dots, interval, number, table
+from common.drawing import dots, interval, number, table
 from reporting.plan import Command, Found, Section, Settings, script
 
 STORIES = ("models/stories260K", "models/TinyStories-656K")

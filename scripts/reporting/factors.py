@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from reporting.drawing import dots, number, table
+from common.drawing import dots, number, table
 from reporting.matched import BOOKS, FLAT, compare, read, spec, text
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reporting.drawing import COLOURS, DASHES, MARKERS, figure, interval, table
+from common.drawing import COLOURS, DASHES, MARKERS, decades, figure, interval, table
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 
 FLAT = "flat --model.width 192 --model.heads 3 --model.window None"
@@ -203,8 +203,6 @@ def cheaper(figures: dict[str, Any], ours: str, theirs: str, x: str) -> dict[str
 
 def draw(figures: dict[str, Any], title: str) -> Any:
     """Bits per byte against seconds and against FLOPs: the way of the runs thin, where they end thick."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
-
     drawn = figure(9.6, 4.4, f"{title}: bits per byte of held-out text while training")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, (x, label) in zip(
@@ -216,13 +214,8 @@ def draw(figures: dict[str, Any], title: str) -> Any:
             axes.plot(at, bits, lw=1.6, label=name, **style)
             axes.fill_between(at, low, high, color=COLOURS[i % 7], alpha=0.15)
             axes.plot(at[-1:], bits[-1:], MARKERS[i % 7], color=COLOURS[i % 7], ms=8, markeredgecolor="white")
-        axes.set(xlabel=label, xscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        every = (math.inf, math.inf)  # decades: label each tick, however many there are
-        powers = LogFormatterSciNotation(minor_thresholds=every)
-        axes.xaxis.set_major_formatter(powers if x == "flops" else "{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3, which="both")
+        axes.set_xlabel(label)
+        decades(axes, powers=x == "flops")
     panels[0].set_ylabel("bits per byte")
     panels[0].legend(fontsize=8)
     return drawn

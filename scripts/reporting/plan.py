@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from common.machine import processor
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("bytelm", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 FIELDS = {"command": str, "date": str, "seconds": int | float, "machine": str, "versions": dict}  # shown
@@ -164,15 +166,7 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {"machine": f"{os.cpu_count()} x {_cpu()}", "versions": versions}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration, IndexError):
-        return platform.processor() or platform.machine()
+    return {"machine": f"{os.cpu_count()} x {processor()}", "versions": versions}
 
 
 def write(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reporting.drawing import curves, dots, interval, number, squares, table
+from common.drawing import curves, dots, interval, number, squares, table
 from reporting.matched import BOOKS, HEADLINE, QUICK, run_folder, spec
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from common.drawing import dots, interval, number, table
 from reporting.converted import STORIES
-from reporting.drawing import dots, interval, number, table
 from reporting.matched import BOOKS, run_folder
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 

@@ -44,3 +44,25 @@ class Unmeasured:
 def unmeasured():
     """The class of documents whose lengths are not known."""
     return Unmeasured
+
+
+class Counted:
+    """Documents in memory; `asked` are the bytes of each read."""
+
+    name, skipped, sliceable = "counted", {}, True
+
+    def __init__(self, source: Table):
+        self._source, self.lengths, self.asked = source, source.lengths, []
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, i: int, start: int, stop: int) -> bytes:
+        self.asked.append(stop - start)
+        return self._source.read(i, start, stop)
+
+
+@pytest.fixture(scope="session")
+def counted():
+    """The class of documents that count what is read of them."""
+    return Counted

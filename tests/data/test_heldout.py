@@ -73,22 +73,10 @@ def test_hosts_see_their_rows(hosts, measured, table, unmeasured):
                 assert np.array_equal(mine[name], batch[name][list(lanes)]), name
 
 
-def test_a_host_reads_its_own_rows_only(table):
-    source = table([bytes(range(250)) * 40])
-    read, asked = type(source).read, []
-
-    class Counted:
-        name, skipped, lengths, sliceable = "counted", {}, source.lengths, True
-
-        def __len__(self):
-            return 1
-
-        def read(self, i, start, stop):
-            asked.append(stop - start)
-            return read(source, i, start, stop)
-
-    assert len(list(eval_rows(Counted(), rows=4, length=100, lanes=(1,)))) == 26
-    assert sum(asked) < 10_000 / 4 + 200
+def test_a_host_reads_its_own_rows_only(table, counted):
+    source = counted(table([bytes(range(250)) * 40]))
+    assert len(list(eval_rows(source, rows=4, length=100, lanes=(1,)))) == 26
+    assert sum(source.asked) < 10_000 / 4 + 200
 
 
 def test_empty_documents_have_no_target(unmeasured):

@@ -96,25 +96,13 @@ def test_adjacent_pieces_differ_even_of_one_document(table):
         assert changes.sum() >= 9
 
 
-def test_a_long_document_is_read_once(tmp_path, table):
+def test_a_long_document_is_read_once(table, counted):
     """Rows of 50 symbols over one document of 100 kB: nothing is read again for each row."""
-    source = table([bytes(100_000)])
-    read, asked = type(source).read, []
-
-    class Counted:
-        name, skipped, lengths, sliceable = "counted", {}, source.lengths, True
-
-        def __len__(self):
-            return 1
-
-        def read(self, i, start, stop):
-            asked.append(stop - start)
-            return read(source, i, start, stop)
-
-    with train_stream(Counted(), rows=1, length=50, seed=0, prefetch=0) as stream:
+    source = counted(table([bytes(100_000)]))
+    with train_stream(source, rows=1, length=50, seed=0, prefetch=0) as stream:
         for _ in range(1999):
             next(stream)
-    assert sum(asked) < 100_000 + 100
+    assert sum(source.asked) < 100_000 + 100
 
 
 def test_an_unmeasured_document_is_fetched_once(unmeasured):

@@ -10,7 +10,8 @@ import pytest
 from real_data import real
 
 from bytelm.evals import benchmarks, sandbox
-from bytelm.evals.sandbox import Limits, Outcome, Sandbox
+from bytelm.evals.following import Outcome
+from bytelm.evals.sandbox import Limits, Sandbox
 
 HUMAN = {
     "prompt": "def one():\n",

@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from fakes import hashed
 
-from bytelm.cli import main
 from bytelm.evals import sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +31,7 @@ RECORD = {
 @pytest.fixture
 def run(capsysbinary):
     def run(*args):
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capsysbinary.readouterr()
+        code, out, err = commands.bytelm(capsysbinary, *args)
         return code, out.decode(), err.decode()
 
     return run

@@ -13,8 +13,8 @@ from fakes import hashed, repeating
 from bytelm.evals import fim
 from bytelm.evals.benchmarks import Check, Item
 from bytelm.evals.fim_summary import compared, summary
+from bytelm.evals.following import Outcome
 from bytelm.evals.prompts import FAMILIES, Fit
-from bytelm.evals.sandbox import Outcome
 from bytelm.lm import symbols_of
 
 FAMILY = FAMILIES["starcoder"]

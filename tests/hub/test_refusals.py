@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from bytelm import hub
 from bytelm.hub.families import write_config
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from bytelm import layers
 from bytelm.models.rotary import Rope, frequencies
-from bytelm.models.token_lm import TokenLMConfig, TokenTransformer, unstack
+from bytelm.models.token_lm import TokenTransformer, unstack
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import abstract
 
 V, T = 31, 20

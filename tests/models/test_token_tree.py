@@ -10,7 +10,7 @@ import pytest
 from bytelm import layers
 from bytelm.models import token_cache
 from bytelm.models.rotary import Rope
-from bytelm.models.token_lm import TokenLMConfig
+from bytelm.models.token_lm_config import TokenLMConfig
 from bytelm.tokenized import TransformerLM, abstract
 
 V = 29
@@ -244,6 +244,33 @@ def test_more_bad_input():
         lm.open(lm.params, np.zeros((1, 66), np.int32), np.array([65]), slots=66, nodes=0)
     with pytest.raises(ValueError, match="4 slots for rows padded to 5"):
         lm.open(lm.params, np.zeros((1, 5), np.int32), np.array([5]), slots=4, nodes=0)
+
+
+def test_nothing_is_cut():
+    """What has no room is an error that leaves the cache as it was; with room made, nothing is lost."""
+    lm, row = build(), np.random.default_rng(3).integers(0, V, (1, 10)).astype(np.int32)
+    block_1N, count_1, node = row[:, 6:], np.array([4]), np.array([[[5]], [[-1]], [[2]]], np.int32)
+
+    def opened(slots):
+        return lm.open(lm.params, row[:, :6], np.array([6]), slots=slots, nodes=2)[1]
+
+    cache = opened(8)
+    with pytest.raises(ValueError, match="extend: row 0 would hold 10 tokens; the cache has 8 slots"):
+        lm.extend(lm.params, cache, block_1N, count_1)
+    with pytest.raises(ValueError, match="commit: row 0 would hold 9 tokens; the cache has 8 slots"):
+        lm.commit(cache, np.array([[0, 1, 0, -1]]))
+    with pytest.raises(ValueError, match="grow: place 2; the cache has 2 places"):
+        lm.grow(lm.params, cache, *node)
+    with pytest.raises(ValueError, match=r"65 tokens; the cache has 128 slots .* the model sees 64"):
+        lm.extend(lm.params, opened(128), np.zeros((1, 59), np.int32), np.array([59]))
+    with pytest.raises(ValueError, match="a trunk of 7 tokens in rows of 6"):
+        lm.open(lm.params, row[:, :6], np.array([7]), slots=8, nodes=0)
+
+    cache = lm.widened(cache, slots=10, nodes=3)
+    lm.grow(lm.params, jax.tree.map(jnp.copy, cache), *node)
+    logits_BNV, cache = lm.extend(lm.params, cache, block_1N, count_1)
+    np.testing.assert_allclose(logits_BNV, lm.logits(lm.params, row)[:, 6:], atol=2e-5)
+    assert int(cache.length_B[0]) == 10
 
 
 def test_committing_writes_no_more_than_the_path():

@@ -85,28 +85,25 @@ def parse(pattern: str) -> Node:
 
 def nullable(node: Node) -> bool:
     """Whether the node can match without consuming a character, in some context."""
-    if isinstance(node, Chars):
-        return False
-    if isinstance(node, Concat):
-        return all(map(nullable, node.parts))
-    if isinstance(node, Either):
-        return any(map(nullable, node.parts))
-    if isinstance(node, Repeat):
-        return node.low == 0 or nullable(node.body)
-    return True
+    return _empty(node, asserted=True)
 
 
 def _always_empty(node: Node) -> bool:
     """Whether the node can match without consuming a character, in every context."""
-    if isinstance(node, Ahead | AtEnd):
+    return _empty(node, asserted=False)
+
+
+def _empty(node: Node, asserted: bool) -> bool:
+    """Whether the node can match without consuming a character, where assertions hold or do not."""
+    if isinstance(node, Chars):
         return False
     if isinstance(node, Concat):
-        return all(map(_always_empty, node.parts))
+        return all(_empty(part, asserted) for part in node.parts)
     if isinstance(node, Either):
-        return any(map(_always_empty, node.parts))
+        return any(_empty(part, asserted) for part in node.parts)
     if isinstance(node, Repeat):
-        return node.low == 0 or _always_empty(node.body)
-    return False
+        return node.low == 0 or _empty(node.body, asserted)
+    return asserted
 
 
 def _first(node: Node) -> np.ndarray:

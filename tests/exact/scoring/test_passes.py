@@ -93,7 +93,7 @@ def test_a_context_that_is_too_long_is_refused(small):
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_transformer(small, tied):
     from bytelm import layers
-    from bytelm.models.token_lm import TokenLMConfig
+    from bytelm.models.token_lm_config import TokenLMConfig
     from bytelm.tokenized import TransformerLM, abstract
 
     canonical = small("gpt2")

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and the kinds of plots that the report has."""
+"""Tables in Markdown, and the kinds of plots that reports have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito's colours, which tell apart for every kind of colour vision; markers say it again.
+# Okabe and Ito's colours, which tell apart for every kind of colour vision; markers and dashes say it again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -36,6 +36,18 @@ def figure(width: float, height: float, title: str) -> Any:
     drawn = Figure(figsize=(width, height), layout="constrained")
     drawn.suptitle(title)
     return drawn
+
+
+def decades(axes: Any, powers: bool) -> None:
+    """A logarithmic x axis with a label at 1, 2 and 5 of each decade: as powers of ten, or written out."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    every = (math.inf, math.inf)  # decades: label each tick, however many there are
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=every) if powers else "{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3, which="both")
 
 
 def dots(title: str, xlabel: str, groups: Mapping[str, Mapping[str, Any]], zero: float | None = None) -> Any:
