@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import select
 import shutil
@@ -54,6 +55,10 @@ class Limits:
     files: int = 16 << 20  # bytes, all together
     names: int = 512  # files and folders
     output: int = 1 << 20  # bytes of standard output
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"the seconds of a program must be a finite number above 0, not {self.seconds}")
 
 
 @dataclass(frozen=True)
