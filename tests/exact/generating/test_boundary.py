@@ -146,5 +146,5 @@ def test_where_nothing_is_possible_the_row_is_named(tiny, temperature):
     size = canonical.vocabulary.size + 3
     for one in (Silent(size), SilentTree(size)):
         lm = convert(one, canonical, bos=0, eos=[size - 1])
-        with pytest.raises(RuntimeError, match="row 0, byte [1-9].* no symbol is possible"):
+        with pytest.raises(RuntimeError, match=r"row 0, byte [1-9].* no symbol is possible"):
             bytelm.generate(lm, [b""], max_bytes=30, mode="boundary", token_temperature=temperature)
