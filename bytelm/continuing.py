@@ -40,7 +40,9 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, s: Sampling) -> Settings:
-        return cls(s.temperature, s.top_k or 0, 1.0 if s.top_p is None else s.top_p, s.min_p or 0.0)
+        # Below it float32 makes of a temperature zero, which divides to NaN.
+        temperature = max(s.temperature, 1e-30)
+        return cls(temperature, s.top_k or 0, 1.0 if s.top_p is None else s.top_p, s.min_p or 0.0)
 
 
 def make_grow(advance: Callable[..., Any], fits: Callable[..., jax.Array]) -> Callable[..., Grown]:

@@ -93,7 +93,8 @@ def load_masked(path: str | Path, *, step: int | None = None) -> MaskedModel:
     if isinstance(config.model, models.ClassifierConfig) or models.is_causal(config.model):
         raise ValueError(f"{path}: a {type(config.model).__name__}, which predicts no hidden words")
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    return MaskedModel(model, layers.on_one_device(params), config.data.row)
+    params = layers.on_one_device(params)
+    return MaskedModel(model, params, config.data.row, config.evaluation.rows)
 
 
 def _converted(config: Any, params: Params, tokenizer: Path) -> ByteLM:
@@ -175,6 +176,12 @@ def describe(path: str | Path) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "tokenizer": tokenizer,
     }
+
+
+def last_step(path: str | Path) -> int | None:
+    """The step of a run that `load` reads; None for what has no steps, or is not there."""
+    folders = (Path(path) / "checkpoints").glob("*")
+    return max((int(folder.name) for folder in folders if folder.name.isdigit()), default=None)
 
 
 def _open(path: Path, step: int | None) -> tuple[Config, Path, int]:

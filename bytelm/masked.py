@@ -15,8 +15,6 @@ from bytelm.lm import as_bytes
 from bytelm.training.evaluate import evaluate
 from bytelm.training.step import make_eval_step
 
-_ROWS = 8  # at once
-
 
 class MaskedModel:
     """See the module.
@@ -25,10 +23,11 @@ class MaskedModel:
       model: a model of hidden words, its parameters abstract.
       params: its parameters.
       row: bytes of a row in training.
+      rows: of a batch in training's evaluation: which words are hidden depends on the place in it.
     """
 
-    def __init__(self, model: Any, params: Params, row: int):
-        self.row = row
+    def __init__(self, model: Any, params: Params, row: int, rows: int):
+        self.row, self._rows = row, rows
         self._params = params
         self._step = jax.jit(make_eval_step(model))
 
@@ -46,4 +45,4 @@ class MaskedModel:
         def costs_of(batch: Any) -> tuple[Any, ...]:
             return jax.tree.map(np.asarray, self._step(self._params, batch))
 
-        return evaluate(costs_of, eval_rows(documents, rows=_ROWS, length=self.row), len(documents))
+        return evaluate(costs_of, eval_rows(documents, rows=self._rows, length=self.row), len(documents))

@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--out", type=Path, default=Path("noise"))
     args = parser.parse_args()
+    if args.documents is not None and args.documents < 1:
+        parser.error(f"--documents must be 1 or more, not {args.documents}")
     try:
         noises = [Noise(kind, rate) for kind in args.kinds for rate in sorted({0.0, *args.rates})]
         kind = kind_of(args.runs)

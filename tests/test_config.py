@@ -50,6 +50,7 @@ def test_shipped_configs(path):
     ("text", "message"),
     [
         ("{", "not a config"),
+        ('{"type": "Config", "data": 5}', "not a config"),
         ("[]", "not the config of a run"),
         ('{"type": "Config", "modell": 3}', "config: Config has no field 'modell'"),
         ('{"type": "Confik"}', "Confik"),

@@ -53,3 +53,12 @@ def test_draws_from_the_adjusted_law(sampling):
     np.testing.assert_array_less(np.abs(share_V - p_V), 5 * np.sqrt(p_V * (1 - p_V) / N) + 1e-9)
     plain_V = np.exp(law_V)
     assert np.abs(share_V - plain_V).max() > 0.01  # control: not the law as it was
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-40, 5e-324])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+def test_very_low_temperatures_take_the_likeliest(temperature, cut):
+    law_BV = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (64, 12)))
+    keys = jax.random.split(jax.random.key(0), 64)
+    found = draw(law_BV, keys, Settings.of(Sampling(temperature, **cut)), bool(cut))
+    np.testing.assert_array_equal(found, law_BV.argmax(axis=1))

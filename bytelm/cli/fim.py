@@ -84,16 +84,21 @@ class Fim:
         from bytelm.evals import benchmarks, fim
         from bytelm.evals.fim_summary import summary
         from bytelm.evals.sandbox import Limits, Sandbox
+        from bytelm.load import last_step
 
         check_models(self.models, self.together)
         self._check()
         with usage(OSError, ValueError):
-            items = [item for path in self.data for item in benchmarks.read(path)][: self.limit]
+            items = [item for path in self.data for item in benchmarks.read(path)]
+            if len({item.name for item in items}) < len(items) or len(_names_of(self.data)) < len(self.data):
+                raise ValueError("--data: files of one name, or the same items in several; give each once")
+        items = items[: self.limit]
         with usage(RuntimeError, ValueError):
             box = Sandbox(Limits(seconds=self.seconds), workers=self.workers, unsafe=self.unsafe)
         with box:
             if not box.contained:
                 print(f"bytelm fim: programs run without containment: {box.missing}", file=sys.stderr)
+            steps = [last_step(path) for path in self.models]
             lm = model(self.models, self.together)
             with usage(ValueError):
                 family = self._family(lm, any(item.suffix is not None for item in items))
@@ -102,7 +107,7 @@ class Fim:
                 questions = fim.asked(items, _fit(lm, self.suffix_share), family, self.order, self.max_bytes)
             summaries: dict[str, dict[str, Any]] = {}
             for name in methods:
-                settings = self._settings(name, None if family is None else family.name)
+                settings = self._settings(name, None if family is None else family.name, steps)
                 with tqdm(total=len(items), unit="item", desc=name, disable=None) as bar, usage(ValueError):
                     lines = fim.evaluate(
                         self._method(lm, name),
@@ -186,7 +191,7 @@ class Fim:
 
         return of_tokens
 
-    def _settings(self, method: str, family: str | None) -> dict[str, Any]:
+    def _settings(self, method: str, family: str | None, steps: list[int | None]) -> dict[str, Any]:
         shown = (
             "order",
             "n",
@@ -200,6 +205,7 @@ class Fim:
         )
         return {
             "models": list(self.models),
+            "steps": steps,
             "rule": self.together.rule,
             "weights": list(self.together.weights),
             "rate": self.together.rate,
@@ -209,6 +215,10 @@ class Fim:
             "format": family,
             **{name: getattr(self, name) for name in shown},
         }
+
+
+def _names_of(paths: Sequence[str]) -> set[str]:
+    return {Path(path).name for path in paths}
 
 
 def _is_converted(lm: Any) -> bool:

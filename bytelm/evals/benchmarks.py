@@ -186,8 +186,8 @@ def _humaneval_test(record: dict[str, Any]) -> bytes:
 
 def _mbpp(record: dict[str, Any]) -> Item:
     tests = record["test_list"]
-    if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
-        raise ValueError("field 'test_list' is no list of strings")
+    if not tests or not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
+        raise ValueError("field 'test_list' is no list of strings, one or more")
     after = "\n".join(["", record["test_setup_code"], *tests]).encode()
     lines = "\n".join(['"""', record["text"], *tests, '"""', ""])
     return Item(
@@ -218,9 +218,9 @@ def _safim(record: dict[str, Any]) -> Item:
             most=_LINE,
             same=_unspaced,
         )
-    pairs = [
-        (test["input"].encode(), tuple(o.encode() for o in test["output"])) for test in record["unit_tests"]
-    ]
+    pairs = [_asked(test) for test in record["unit_tests"]]
+    if not pairs:
+        raise ValueError("field 'unit_tests' is empty: every completion would pass")
     kind = "SAFIM-control" if name.startswith("control") else "SAFIM-block"
     return Item(
         f"{kind}/{name}",
@@ -233,6 +233,14 @@ def _safim(record: dict[str, Any]) -> Item:
         most=_LINE if kind == "SAFIM-control" else _SPAN,
         equal_passes=True,
     )
+
+
+def _asked(test: dict[str, Any]) -> tuple[bytes, tuple[bytes, ...]]:
+    """What a program is given, and what it may say."""
+    given, wanted = test["input"], test["output"]
+    if not isinstance(wanted, list) or not wanted:  # of a string each letter would be right
+        raise ValueError(f"field 'unit_tests': output is no list of texts but {wanted!r:.40}")
+    return given.encode(), tuple(text.encode() for text in wanted)
 
 
 def _santacoder(record: dict[str, Any]) -> Item:

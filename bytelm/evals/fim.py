@@ -8,6 +8,7 @@ block are written at once: a run that was killed and goes on writes what an unin
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
@@ -131,13 +132,19 @@ def evaluate(
     """Completes and judges what `folder` does not hold yet, and returns all its lines.
 
     n: completions an item. progress: called with the number of items done. ValueError where the folder is
-    of a run with other settings.
+    of a run with other settings, or another process writes in it.
     """
     path = _opened(folder, settings)
-    done = _whole_blocks(path, questions)
-    progress(len(done))
     blocks = [questions[first : first + BLOCK] for first in range(0, len(questions), BLOCK)]
     with ThreadPoolExecutor(box.workers) as pool, path.open("a", encoding="utf-8") as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another process writes in it; wait, or choose another --out"
+            ) from None
+        done = _whole_blocks(path, questions)
+        progress(len(done))
 
         def write(lines: list[tuple[dict[str, Any], list[Future]]]) -> None:
             for line, verdicts in lines:
@@ -223,27 +230,29 @@ def _opened(folder: Path, settings: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "settings.json"
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if other := [name for name in {*there, *settings} if there.get(name) != settings.get(name)]:
+        there = _read(path.read_bytes(), str(path))
+        if other := [name for name in there if there[name] != settings.get(name)]:
             name = sorted(other)[0]
             raise ValueError(
                 f"{folder} holds a run with {name} {there.get(name)!r}, not {settings.get(name)!r}; "
                 "choose another --out"
             )
     else:
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        part = folder / "settings.json.part"  # a kill leaves the whole file or none
+        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
     return folder / "results.jsonl"
 
 
 def _whole_blocks(path: Path, questions: Sequence[Asked]) -> list[dict[str, Any]]:
     """The lines that are there, up to the last whole block; the file is cut to them."""
-    if not path.exists():
-        return []
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)  # what follows was being written
+    if len(lines) > len(questions):
+        raise ValueError(f"{path} holds {len(lines)} lines, and there are {len(questions)} items")
     count = len(lines) if len(lines) == len(questions) else len(lines) // BLOCK * BLOCK
     kept = lines[:count]
-    found = [json.loads(line) for line in kept]
+    found = [_read(line, f"{path}, line {number}") for number, line in enumerate(kept, start=1)]
     for line, question in zip(found, questions, strict=False):
         if line["name"] != question.item.name:
             raise ValueError(f"{path} holds {line['name']} where {question.item.name} belongs")
@@ -257,12 +266,18 @@ def read_results(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any
     folder = Path(folder)
     if not (folder / "results.jsonl").is_file() or not (folder / "settings.json").is_file():
         raise FileNotFoundError(f"{folder}: no results.jsonl and settings.json: name the folder of a method")
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    lines = []
+    settings, lines = _read((folder / "settings.json").read_bytes(), str(folder / "settings.json")), []
     with (folder / "results.jsonl").open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{folder / 'results.jsonl'}, line {number}: not JSON ({error})") from error
+            lines.append(_read(line, f"{folder / 'results.jsonl'}, line {number}"))
     return settings, lines
+
+
+def _read(text: str | bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: no JSON object")
+    return found

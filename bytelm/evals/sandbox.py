@@ -15,6 +15,7 @@ nobody else has.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import sys
@@ -45,6 +46,10 @@ class Limits:
     files: int = 16 << 20  # bytes, all together
     names: int = 512  # files and folders
     output: int = 1 << 20  # bytes of standard output
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"the seconds of a program must be a finite number above 0, not {self.seconds}")
 
 
 def checked(program: bytes) -> bytes:

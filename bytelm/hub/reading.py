@@ -54,7 +54,16 @@ def is_folder(path: Path) -> bool:
 
 def look(path: str | Path) -> Folder:
     """What is in a folder. Raises FileNotFoundError, or ValueError naming what is wrong or not supported."""
-    path = Path(path)
+    try:
+        return _looked(Path(path))
+    except (TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{path}: config.json or one of the two *_config.json holds a value that makes no sense "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _looked(path: Path) -> Folder:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json in it")
     data = _json(path / "config.json")

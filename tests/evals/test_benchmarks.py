@@ -102,6 +102,12 @@ def test_plain_gzipped_and_parquet(tmp_path):
         ([json.dumps(infilling())], "line 2: .*is there already .*line 1"),
         ([json.dumps(SAFIM | {"eval_prompt": "x"})], r"line 2: eval_prompt: 0 places"),
         ([json.dumps(MBPP | {"test_list": "x"})], "line 2: field 'test_list'"),
+        ([json.dumps(MBPP | {"test_list": []})], "line 2: field 'test_list'"),
+        ([json.dumps(SAFIM | {"unit_tests": []})], "line 2: field 'unit_tests' is empty"),
+        (
+            [json.dumps(SAFIM | {"unit_tests": [{"input": "a", "output": "aa"}]})],
+            "line 2: field 'unit_tests': output is no list of texts but 'aa'",
+        ),
     ],
 )
 def test_bad_lines_are_named(tmp_path, lines, error):

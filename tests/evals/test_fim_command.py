@@ -152,6 +152,8 @@ def test_byte_models_and_ensembles(run, load, data, tmp_path):
         (["--method", "healing"], "--method healing: this model has bytes"),
         (["--top-p", "2"], "top_p"),
         (["--workers", "0"], "workers"),
+        (["--seconds", "0"], "the seconds of a program must be a finite number above 0, not 0"),
+        (["--seconds", "inf"], "the seconds of a program must be a finite number above 0, not inf"),
         (["--suffix-share", "2"], "share"),
     ],
 )
@@ -172,6 +174,31 @@ def test_bad_files(run, load, data, tmp_path):
     code, _, err = run("fim-compare", tmp_path, tmp_path)
     assert code == 2
     assert "name the folder of a method" in err
+
+
+def test_the_same_items_twice(run, load, data, tmp_path):
+    """Figures would count them twice."""
+    load(hashed())
+    other = tmp_path / "other" / data.name
+    other.parent.mkdir()
+    other.write_text(data.read_text())
+    for paths in ((data, data), (data, other)):
+        code, _, err = run("fim", "m", "--data", *paths, "--out", tmp_path / "o", "--unsafe")
+        assert code == 2
+        assert "give each once" in err
+
+
+def test_a_run_that_was_trained_further(run, load, data, tmp_path):
+    """The figures of its older parameters are not given for those of the new ones."""
+    load(hashed())
+    (tmp_path / "m" / "checkpoints" / "3" / "params").mkdir(parents=True)
+    args = ["fim", tmp_path / "m", "--data", data, "--out", tmp_path / "o", "--max-bytes", "2", "--unsafe"]
+    assert run(*args)[0] == 0
+    assert run(*args)[0] == 0
+    (tmp_path / "m" / "checkpoints" / "3").rename(tmp_path / "m" / "checkpoints" / "9")
+    code, _, err = run(*args)
+    assert code == 2
+    assert "holds a run with steps [3], not [9]; choose another --out" in err
 
 
 def test_top_p_is_no_setting_of_exact(run, load, data, tmp_path):

@@ -133,6 +133,39 @@ def test_another_run_s_folder_is_refused(tmp_path):
         fim.evaluate(method(), other, tmp_path / "a", {"a": 1}, Judge())
 
 
+def test_a_folder_has_one_writer(tmp_path):
+    """A second process would write every line twice, and cut off what the first one wrote."""
+    evaluate(tmp_path / "a")
+    path = tmp_path / "a" / "results.jsonl"
+    whole = path.read_bytes()
+
+    class Second(Judge):
+        def run(self, program, stdin=b""):
+            with pytest.raises(ValueError, match="another process writes in it"):
+                evaluate(tmp_path / "b")
+            return super().run(program, stdin)
+
+    fim.evaluate(method(), questions(), tmp_path / "b", {"a": 1}, Second())
+    assert timeless(tmp_path / "b" / "results.jsonl") == timeless(path)
+    path.write_bytes(whole + whole)
+    with pytest.raises(ValueError, match="holds 38 lines, and there are 19 items"):
+        evaluate(tmp_path / "a")
+
+
+def test_damaged_folders_are_named(tmp_path):
+    evaluate(tmp_path / "a")
+    path, settings = tmp_path / "a" / "results.jsonl", tmp_path / "a" / "settings.json"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\0" * 9 + b"\n", *lines[2:]]))
+    for read in (evaluate, fim.read_results):
+        with pytest.raises(ValueError, match=r"results\.jsonl, line 2: not JSON"):
+            read(tmp_path / "a")
+    settings.write_text("")
+    for read in (evaluate, fim.read_results):
+        with pytest.raises(ValueError, match=r"settings\.json: not JSON"):
+            read(tmp_path / "a")
+
+
 def test_stops_and_limits_are_the_items_own(tmp_path):
     """A model that says one thing: lines end at the newline, spans do not."""
     said = fim.by_bytes(repeating(b"...xy\nzzzzzzzz"), temperature=0.0, top_p=None)

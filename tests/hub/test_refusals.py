@@ -57,6 +57,24 @@ def test_what_the_config_says(folder, fields, message):
         hub.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"hidden_size": "32"}),
+        ("config.json", {"num_attention_heads": 0}),
+        ("config.json", {"hidden_act": ["silu"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0": {}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+    ],
+    ids=str,
+)
+def test_values_that_make_no_sense(folder, file, fields):
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields))
+    with pytest.raises(ValueError, match=r"model: config\.json or one of the two"):
+        hub.read(folder)
+
+
 def rewrite(folder, name, make):
     tensors = load_file(folder / "model.safetensors")
     tensors[name] = make(tensors[name])

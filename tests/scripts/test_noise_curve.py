@@ -112,6 +112,8 @@ def test_what_cannot_be_compared(script, monkeypatch, tmp_path, data):
         run(script, monkeypatch, tmp_path, data)
     with pytest.raises(SystemExit, match="share in"):
         run(script, monkeypatch, tmp_path, data, "--rates", "2")
+    with pytest.raises(SystemExit, match="2"):  # -1 would leave out the last
+        run(script, monkeypatch, tmp_path, data, "--documents", "-1")
 
 
 CLASSIFIER = {

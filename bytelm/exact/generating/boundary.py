@@ -83,9 +83,11 @@ def continued(
     if passes is not None:
         model = _ByCache(passes, temperature)
     while not all(row.done for row in rows):
-        for row, column in zip(rows, model.drawn(rows), strict=True):
+        for i, (row, column) in enumerate(zip(rows, model.drawn(rows), strict=True)):
             if row.done:
                 continue
+            if column < 0:
+                raise _nothing(i, len(row.text))
             if column >= columns.rows:
                 row.done = True
                 continue
@@ -102,11 +104,8 @@ def _covered(
 ) -> tuple[_Row, bytes]:
     """A row at a cover of its text, drawn from the posterior, and the bytes that hang over."""
     row, tree = masses.row, masses.row.tree
-    nothing = RuntimeError(
-        f"generate: row {number}, byte 0 of its completion: no symbol is possible after the text so far"
-    )
     if row.dead:
-        raise nothing
+        raise _nothing(number, 0)
     if row.offset == tree.lead:  # nothing is written yet: its cover is the empty sequence
         base = row.base
         return _Row(random, row.path(base), tree.token[base], tree.state[base], tree.lead), b""
@@ -123,7 +122,7 @@ def _covered(
     sizes = np.cumsum([len(s) for s in shares])
     log_p = np.concatenate(shares) if shares else np.full(1, -np.inf)
     if log_p.max() == -np.inf:
-        raise nothing
+        raise _nothing(number, 0)
     chosen = drawn(log_p, temperature, random.random())
     which = int(np.searchsorted(sizes, chosen, side="right"))
     node, low = nodes[which]
@@ -133,11 +132,24 @@ def _covered(
     return found, canonical.vocabulary.data[token][row.offset - tree.offset[node] :]
 
 
+def _nothing(row: int, byte: int) -> RuntimeError:
+    return RuntimeError(
+        f"generate: row {row}, byte {byte} of its completion: no symbol is possible after the text so far"
+    )
+
+
 def drawn(log_p: np.ndarray, temperature: float, uniform: float) -> int:
-    """A place drawn with chances exp(log_p / temperature), by a uniform number; the first likeliest for 0."""
+    """A place drawn with chances exp(log_p / temperature), by a uniform number; the first likeliest for 0.
+
+    -1 where nothing is possible.
+    """
+    top = log_p.max()
+    if top == -np.inf:
+        return -1
     if temperature == 0:
         return int(log_p.argmax())
-    p = np.exp((log_p - log_p.max()) / temperature)
+    with np.errstate(over="ignore"):  # a very low temperature sends all but the likeliest to -inf
+        p = np.exp((log_p - top) / temperature)
     until = np.cumsum(p)
     place = int(np.searchsorted(until, uniform * until[-1], side="right"))
     return min(place, int(np.flatnonzero(p)[-1]))
@@ -151,7 +163,7 @@ class _ByContexts:
         self._contexts = Contexts(token_lm, columns, joint=False)
 
     def drawn(self, rows: Sequence[_Row]) -> list[int]:
-        """For each row a column; without meaning where it is done."""
+        """For each row a column, -1 where nothing is possible; without meaning where it is done."""
         active = [row for row in rows if not row.done]
         logprobs_NV = asked(self._lm, [row.context for row in active])
         found = {}
@@ -171,7 +183,7 @@ class _ByCache:
         self._slots = 0
 
     def drawn(self, rows: Sequence[_Row]) -> list[int]:
-        """For each row a column; without meaning where it is done."""
+        """For each row a column, -1 where nothing is possible; without meaning where it is done."""
         longest = max(len(row.context) for row in rows if not row.done)
         check_length(longest, self._passes.context)
         uniform = [0.0 if row.done else row.random.random() for row in rows]

@@ -110,15 +110,20 @@ def drawn(
 ) -> jax.Array:
     """Allowed columns `[R]` by uniform numbers in [0, 1): where the cumulative sum of exp(logit / t) passes.
 
-    Temperature 0 takes the first likeliest.
+    Temperature 0 takes the first likeliest. Where nothing is possible the column is -1.
     """
+    row_R = jnp.arange(len(logits_RP))
 
     def likeliest() -> jax.Array:
-        return jnp.argmax(jnp.where(unpacked(packed_RO), logits_RP, -jnp.inf), axis=1)
+        allowed_RP = jnp.where(unpacked(packed_RO), logits_RP, -jnp.inf)
+        found_R = jnp.argmax(allowed_RP, axis=1)
+        return jnp.where(allowed_RP[row_R, found_R] > -jnp.inf, found_R, -1)
 
     def sampled() -> jax.Array:
-        q_RP, _ = exponents(logits_RP * (1 / temperature).astype(logits_RP.dtype), packed_RO, None)
-        row_R = jnp.arange(len(q_RP))
+        # Divided last: at a low temperature the rounding of what is large would decide.
+        allowed_RP = unpacked(packed_RO)
+        below_RP = (logits_RP - reference(logits_RP, allowed_RP, None)) * (1 / temperature)
+        q_RP = jnp.exp(jnp.where(allowed_RP, below_RP.astype(logits_RP.dtype) + _SHIFT, -jnp.inf))
         blocks_RK = q_RP.reshape(len(q_RP), -1, 256).sum(axis=2)
         until_RK = jnp.cumsum(blocks_RK, axis=1)
         goal_R = uniform_R.astype(q_RP.dtype) * until_RK[:, -1]
@@ -126,7 +131,7 @@ def drawn(
         before_R = jnp.where(block_R > 0, until_RK[row_R, block_R - 1], 0.0)
         inside_RC = q_RP[row_R[:, None], block_R[:, None] * 256 + jnp.arange(256)]
         inner_R = _passed(jnp.cumsum(inside_RC, axis=1), inside_RC, goal_R - before_R)
-        return block_R * 256 + inner_R
+        return jnp.where(until_RK[:, -1] > 0, block_R * 256 + inner_R, -1)
 
     # One or the other: argmax alone takes a CPU longer than the draw.
     return jax.lax.cond(temperature == 0, likeliest, sampled)

@@ -7,9 +7,10 @@ import collections
 import numpy as np
 import pytest
 import tokenizer_zoo
-from token_models import both
+from token_models import HistoryLM, RecurrentLM, both
 
 import bytelm
+from bytelm.exact import convert
 from bytelm.exact.canonical.canonical import canonical_of, follow
 from bytelm.lm import END, FastGenerate, Special
 
@@ -107,3 +108,43 @@ def test_long_completions_outgrow_their_cache(tiny, monkeypatch):
     monkeypatch.setattr(boundary, "_AHEAD", 3)
     tree, _ = both(tiny["gpt2"], bos=0)
     assert bytelm.generate(tree, [b"a", b"s"], max_bytes=400, mode="boundary") == whole
+
+
+def test_very_low_temperatures_take_the_likeliest(tiny):
+    for lm in both(tiny["gpt2"], bos=0):
+
+        def found(temperature, lm=lm):
+            prompts = [b"a", b"as "]
+            return bytelm.generate(lm, prompts, max_bytes=9, mode="boundary", token_temperature=temperature)
+
+        likeliest = found(0.0)
+        for temperature in (1e-8, 1e-20, 1e-37, 1e-46, 5e-324):
+            assert found(temperature) == likeliest
+        assert found(3.0) != likeliest
+
+
+class Silent(HistoryLM):
+    """Says nothing after three tokens."""
+
+    def law(self, context):
+        law = super().law(context)
+        return law if len(context) < 3 else np.full_like(law, -np.inf)
+
+
+class SilentTree(RecurrentLM):
+    """Says nothing after one token."""
+
+    def extend(self, *args):
+        logits_BNV, cache = super().extend(*args)
+        return logits_BNV.at[:].set(-np.inf), cache
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_nothing_is_possible_the_row_is_named(tiny, temperature):
+    """As in byte mode, and no byte is made up."""
+    canonical = tiny["gpt2"]
+    size = canonical.vocabulary.size + 3
+    for one in (Silent(size), SilentTree(size)):
+        lm = convert(one, canonical, bos=0, eos=[size - 1])
+        with pytest.raises(RuntimeError, match=r"row 0, byte [1-9].* no symbol is possible"):
+            bytelm.generate(lm, [b""], max_bytes=30, mode="boundary", token_temperature=temperature)
