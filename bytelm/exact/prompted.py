@@ -16,6 +16,7 @@ import numpy as np
 from bytelm.exact.asking import asked, check_length
 from bytelm.exact.converter import ConvertedLM
 from bytelm.exact.tree import Tree
+from bytelm.generate import adjusted, draw
 from bytelm.lm import Prompt, Sampling, Special, Text, TreeLM, segments
 
 Method = Literal["token", "healing"]
@@ -138,8 +139,6 @@ def complete(
     `temperature` and `top_p` are of the law of a token; 0 takes the likeliest. A row draws from a stream of
     its own, made from its seed. A special token that is no end ends the text too.
     """
-    from bytelm.generate import adjusted, draw
-
     rows = []
     data, vocabulary = lm.canonical.vocabulary.data, lm.canonical.vocabulary
     for prompt, seed in zip(prompts, seeds, strict=True):

@@ -12,7 +12,6 @@ import numpy as np
 
 from bytelm import models
 from bytelm.config import Config
-from bytelm.models import TokenLMConfig
 from bytelm.training import hosts, metrics
 
 
@@ -98,7 +97,8 @@ def end(
     if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
         last = evaluated[-1]
         error, end = last["eval/standard_error"], last["eval/bits_per_end"]
-        of = "this model, canonical tokens" if isinstance(config.model, TokenLMConfig) else "this model"
+        canonical = "eval/canonical_tokens_bits_per_byte" in last
+        of = "this model, canonical tokens" if canonical else "this model"
         if not models.is_causal(config.model):
             of = "this model, hidden bytes"
         print(
