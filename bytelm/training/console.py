@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,13 @@ def end(
             print(f"{name:<28} {bits:.3f} bits per byte")
     if evaluated := [line for line in lines if "eval/bits_per_byte" in line]:
         last = evaluated[-1]
-        error, end = last["eval/standard_error"], last["eval/bits_per_end"]
+        bits, error, end = (last[f"eval/{x}"] for x in ("bits_per_byte", "standard_error", "bits_per_end"))
         canonical = "eval/canonical_tokens_bits_per_byte" in last
         of = "this model, canonical tokens" if canonical else "this model"
         if not models.is_causal(config.model):
             of = "this model, hidden bytes"
         print(
-            f"{of:<28} {last['eval/bits_per_byte']:.3f} bits per byte"
+            f"{of:<28} {math.nan if bits is None else bits:.3f} bits per byte"
             + (f" (standard error {error:.3f})" if error is not None else "")
             + f" on {last['eval/bytes']:,} held-out bytes in rows of {config.data.row}"
             + (f"; an end of text costs {end:.1f} bits more" if end is not None else "")

@@ -28,8 +28,8 @@ def evaluate(
       documents: how many there are.
       counted: which of this host's rows it counts, bool [b]; None: all.
 
-    Returns ``bits_per_byte`` over real bytes, ``standard_error`` of that ratio with documents as the
-    sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
+    Returns ``bits_per_byte`` over bytes (NaN of none), ``standard_error`` of that ratio with documents as
+    the sampling unit (Cochran 1977, eq. 6.9; NaN for one document), ``bits_per_end`` the mean cost of an end
     of text, which is not in the first, ``bytes`` and ``documents`` counted. Of hidden words also
     ``word_accuracy``, the share of whole words that are right, and ``word_accuracy_error``, its standard
     error with rows as the sampling unit; NaN of no words, and the error of one row.
@@ -49,7 +49,7 @@ def evaluate(
     sums_D5 = hosts.gather(sums_D5).sum(0)
     sums_D5 = sums_D5[sums_D5[:, 1] + sums_D5[:, 3] > 0]
     nats, size, end_nats, ends, lost = sums_D5.sum(0)
-    ratio, n = nats / max(size, 1.0), len(sums_D5)
+    ratio, n = nats / size if size else math.nan, len(sums_D5)
     error = math.nan
     if n > 1:
         error = math.sqrt(((sums_D5[:, 0] - ratio * sums_D5[:, 1]) ** 2).sum() * n / (n - 1)) / max(size, 1.0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 import sys
@@ -98,7 +100,10 @@ def read_config(name: str, configs: Path) -> Config:
 
 
 def prepare_folder(run: Run, config: Config) -> Path:
-    """Makes the run's folder and writes down config and versions; checks an older config there."""
+    """Makes the run's folder and writes down config and versions; checks an older config there.
+
+    From here on the folder is this process's: a second run in it would drop the lines of the first.
+    """
     assert run.workdir is not None
     folder = Path(run.workdir)
     old = folder / "config.json"
@@ -109,9 +114,31 @@ def prepare_folder(run: Run, config: Config) -> Path:
             configs_of.check_same(configs_of.read(old), config, folder)
         if hosts.leads():
             folder.mkdir(parents=True, exist_ok=True)
+            _hold(folder)
             metrics.write_whole(old, text)
             metrics.write_whole(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
+
+
+_held: dict[Path, int] = {}  # folders of this process's runs, opened
+
+
+def _hold(folder: Path) -> None:
+    """Keeps other processes out of a run's folder until this one ends. ValueError where one is in it."""
+    folder = folder.resolve()
+    if folder in _held:
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        raise ValueError(
+            f"{folder}: another process trains in it; wait, or choose another --workdir"
+        ) from None
+    except OSError:
+        pass  # a file system that cannot lock
+    _held[folder] = opened
 
 
 def versions() -> dict[str, str]:

@@ -122,10 +122,11 @@ class Log:
         self._file.flush()
         self._events.write(step, line)
         held_out = ""
-        if "eval/bits_per_byte" in line:
-            held_out = f"  held out {line['eval/bits_per_byte']:.4f}"
-        elif "eval/accuracy" in line:
-            held_out = f"  held out {line['eval/nats_per_label']:.4f}, accuracy {line['eval/accuracy']:.1%}"
+        if "eval/bits_per_byte" in figures:
+            held_out = f"  held out {figures['eval/bits_per_byte']:.4f}"
+        elif "eval/accuracy" in figures:
+            nats, share = figures["eval/nats_per_label"], figures["eval/accuracy"]
+            held_out = f"  held out {nats:.4f}, accuracy {share:.1%}"
         mfu = f"  MFU {line['mfu']:.0%}" if line["mfu"] is not None else ""
         lost = f"  {line['lost_share']:.2%} of bytes without loss" if line["lost_share"] else ""
         lost += f"  {line['cut_share']:.0%} of documents cut" if line.get("cut_share") else ""
@@ -219,7 +220,7 @@ def plot(folder: Path) -> Path:
         lw=1,
         label="training rows",
     )
-    held = [x for x in lines if kept in x]
+    held = [x for x in lines if x.get(kept) is not None]
     if held:
         axes.errorbar(
             [x["step"] for x in held], [x[kept] for x in held],

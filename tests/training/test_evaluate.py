@@ -41,6 +41,14 @@ def test_one_document_has_no_standard_error():
     assert found["bits_per_byte"] == pytest.approx(1.5 / math.log(2))
 
 
+def test_no_byte_has_no_bits():
+    found = run([([], 3.0)])
+    assert math.isnan(found["bits_per_byte"])
+    assert math.isnan(found["standard_error"])
+    assert found["bits_per_end"] == pytest.approx(3.0 / math.log(2))
+    assert found["bytes"] == 0
+
+
 def test_standard_error_is_that_of_drawing_documents_again():
     random = np.random.default_rng(0)
     documents = [

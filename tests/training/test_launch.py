@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -25,6 +26,24 @@ def test_the_first_signal_asks_and_the_second_stops():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is old
+
+
+def test_a_folder_has_one_run(tmp_path, capsys):
+    """A second one would take the first one's half-written checkpoint away, and its lines."""
+    config = Config()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("as before")
+    other = os.open(folder, os.O_RDONLY)  # as another process has it
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit):
+        launch.prepare_folder(launch.Run(config, str(folder)), config)
+    assert "another process trains in it; wait, or choose another --workdir" in capsys.readouterr().err
+    assert (folder / "config.json").read_text() == "as before"
+    os.close(other)
+    for _ in range(2):  # this process may go on with it
+        assert launch.prepare_folder(launch.Run(config, str(folder)), config) == folder
+    assert "as before" not in (folder / "config.json").read_text()
 
 
 @pytest.mark.parametrize(("error", "status"), [(OSError("full"), 1), (FloatingPointError("step 3"), 1)])

@@ -123,6 +123,15 @@ def test_unknown_figures_are_null(tmp_path):
     log.close()
     assert lines(tmp_path)[0]["eval/standard_error"] is None
     assert lines(tmp_path)[0]["mfu"] is None
+    for step, found in enumerate(
+        ({"bits_per_byte": math.nan}, {"nats_per_label": math.inf, "accuracy": 0.5}), start=2
+    ):
+        log = make(tmp_path, start=step - 1)
+        log.step(step, figures(), 0.1, 0.0)
+        log.add(**{f"eval/{name}": x for name, x in found.items()})
+        log.flush()
+        log.close()
+    assert [line.get("eval/bits_per_byte") for line in lines(tmp_path)] == [2.5, None, None]
     metrics.plot(tmp_path)
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
