@@ -126,7 +126,8 @@ class Slots(nnx.Module):
         one, two = jax.random.split(key)
         self.norm = layers.RMSNorm(width)
         self.rows = layers.param(one, (slots, width), (None, None), scale=0.5)
-        self.wide = layers.param(two, (width, hidden), ("embed", "mlp"), inputs=1)
+        # Not cut along "tensor": the norm and the outputs after it want whole vectors.
+        self.wide = layers.param(two, (width, hidden), ("embed", None), inputs=1)
         self.norm_out = layers.RMSNorm(hidden)
 
     def __call__(self, z_D: jax.Array, slot: jax.Array) -> jax.Array:

@@ -64,8 +64,7 @@ def draw(batch: Batch, layout: Layout, share: float, mixed: bool, key: jax.Array
     own_T = jnp.arange(shape[1], dtype=jnp.int32)
     count_B1 = layout.word_BT[:, -1:] + 1
     bytes_BT = (batch["inputs"] < END) & (batch["documents"] > 0)
-    row_B1 = jnp.arange(shape[0])[:, None]
-    worth_BT = jnp.zeros(shape, bool).at[row_B1, layout.word_BT].max(bytes_BT)
+    worth_BT = pieces.put(jnp.zeros(shape, bool), layout.word_BT, bytes_BT, "max")
     chosen_BT = worth_BT & (jax.random.uniform(one, shape) < share)
     instead_BT = jnp.full(shape, MASKED)
     if mixed and key is not None:
@@ -128,9 +127,8 @@ def counts(batch: Batch, layout: Layout, hidden: Hidden, words: Any, limit_B: ja
 
 def right(targets: Targets, guess_BM: jax.Array, words: int) -> tuple[jax.Array, jax.Array]:
     """Which words are predicted rightly, in all that is predicted of them, and which at all; bool [B, W]."""
-    row_B1 = jnp.arange(len(guess_BM))[:, None]
     at_BM = jnp.minimum(targets.word_BM, words - 1)
     none_BW = jnp.zeros((len(guess_BM), words), bool)
-    wrong_BW = none_BW.at[row_B1, at_BM].max(targets.real_BM & (guess_BM != targets.output_BM))
-    asked_BW = none_BW.at[row_B1, at_BM].max(targets.real_BM)
+    wrong_BW = pieces.put(none_BW, at_BM, targets.real_BM & (guess_BM != targets.output_BM), "max")
+    asked_BW = pieces.put(none_BW, at_BM, targets.real_BM, "max")
     return asked_BW & ~wrong_BW, asked_BW

@@ -8,7 +8,7 @@ byte is a piece, so there always is one. Nothing but symbols comes from the host
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,11 +118,10 @@ def cut(v: Vocabulary, symbols_BT: jax.Array, begins_BT: jax.Array) -> Cut:
     # piece are what the first symbol leads to, in 1, 2, 4, ... steps.
     begun_BS = jnp.zeros((len(symbols_BT), T + 1), bool).at[:, 0].set(True)
     next_BS = jnp.pad(t_T + size_BT, ((0, 0), (0, 1)), constant_values=T)
-    row_B1 = jnp.arange(len(symbols_BT))[:, None]
 
     def double(_: int, begun_and_next: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         begun_BS, next_BS = begun_and_next
-        led_to_BS = jnp.zeros_like(begun_BS).at[row_B1, next_BS].max(begun_BS)
+        led_to_BS = put(jnp.zeros_like(begun_BS), next_BS, begun_BS, "max")
         return begun_BS | led_to_BS, jnp.take_along_axis(next_BS, next_BS, axis=1)
 
     begun_BS, _ = jax.lax.fori_loop(0, T.bit_length(), double, (begun_BS, next_BS))
@@ -175,6 +174,13 @@ def pack(most: int, of_pieces: Candidates, of_stops: Candidates, first_BT: jax.A
 
 def costs(targets: Targets, nats_BM: jax.Array, T: int) -> jax.Array:
     """The cost of all targets at the symbols that bear it, [B, T]."""
-    row_B1 = jnp.arange(len(nats_BM))[:, None]
     zero_BT = jnp.zeros((len(nats_BM), T), nats_BM.dtype)
-    return zero_BT.at[row_B1, targets.at_BM].add(jnp.where(targets.real_BM, nats_BM, 0.0))
+    return put(zero_BT, targets.at_BM, jnp.where(targets.real_BM, nats_BM, 0.0), "add")
+
+
+def put(into_BT: jax.Array, at_BM: jax.Array, value_BM: jax.Array, how: Literal["add", "max"]) -> jax.Array:
+    """Values added to the entries of their row, or the larger of both. Row by row, and not by pairs of row
+    and place, so that a mesh that cuts the batch has nothing to send."""
+    return jax.vmap(lambda into_T, at_M, value_M: getattr(into_T.at[at_M], how)(value_M))(
+        into_BT, at_BM, value_BM
+    )
