@@ -1,7 +1,7 @@
 """python train.py classify_byte2word --data.source.train TRAIN --data.source.valid TEST
 
 `classify_bert` with Byte2Word as the encoder. From scratch it does not leave chance on 1,600 reviews
-(docs/classification.md says why). To begin from a run of `byte2word_mlm`, train that with
+(docs/classification.md). To begin from a run of `byte2word_mlm`, train that with
 `--model.layers 1 --model.width 64 --model.heads 1 --model.words 256 --model.byte-width 64
 --model.byte-heads 4 --model.queries 4 --data.row 1024`, and add `--init-from runs/byte2word_mlm`.
 """
