@@ -78,7 +78,8 @@ def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassif
     if not isinstance(config.model, models.ClassifierConfig):
         raise ValueError(f"{path}: a language model, no classifier; bytelm.load reads it")
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    tokens = None if config.data.tokenizer is None else Tokens(Path(path) / "tokenizer.json")
+    reads_tokens = isinstance(config.model.backbone, models.TokenLMConfig)  # others cut bytes into sub-words
+    tokens = Tokens(Path(path) / "tokenizer.json") if reads_tokens else None
     return TextClassifier(model, layers.on_one_device(params), config.data.row, tokens)
 
 

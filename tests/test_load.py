@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
 
@@ -12,10 +13,12 @@ import pytest
 
 import bytelm
 from bytelm import config as configs
-from bytelm import layers, models
+from bytelm import layers, models, saved
 from bytelm.config import Checkpoints as CheckpointsConfig
-from bytelm.config import Config, Data
-from bytelm.load import describe
+from bytelm.config import Config, Data, Samples
+from bytelm.data import Bpe, Files
+from bytelm.lm import END
+from bytelm.load import describe, load_classifier
 from bytelm.models import ByteTransformerConfig
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.step import TrainState
@@ -105,3 +108,32 @@ def test_a_config_that_does_not_fit_the_parameters(run, tmp_path):
     (folder / "config.json").write_text(json.dumps(configs.to_dict(other)))
     with pytest.raises((OSError, ValueError)):
         bytelm.load(folder)
+
+
+def test_a_classifier_that_cuts_sub_words_itself_reads_bytes(tmp_path, monkeypatch):
+    """BERT's shape has a tokenizer in its config, but its symbols are bytes; control: one of tokens asks for
+    it."""
+    sizes = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16, "dtype": "float32"}
+    bert = models.BertConfig(units=16, pieces=b"good".hex(), **sizes)
+    config = Config(
+        model=models.ClassifierConfig(bert, labels=("no", "yes")),
+        data=Data(source=Files(label="label"), row=16, tokenizer=Bpe(size=300)),
+        samples=Samples(prompts=()),
+    )
+    model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
+    random = np.random.default_rng(0)
+    draw = lambda x: random.standard_normal(x.shape).astype(np.float32)  # noqa: E731
+    params = jax.tree.map(draw, layers.params_of(model))
+    saved.save(tmp_path / "bert", config, params)
+    text = b"a good day"
+    symbols_1T = np.array([[END, *text]])
+    model = layers.with_params(model, jax.tree.map(jax.numpy.asarray, params))
+    logits_1TC = jax.jit(model.__call__)(symbols_1T, np.ones_like(symbols_1T))
+    law_NC = load_classifier(tmp_path / "bert").law([text])
+    np.testing.assert_allclose(law_NC[0], jax.nn.log_softmax(logits_1TC[0, 0]), atol=1e-5)
+    tokens = models.TokenLMConfig(vocab_size=300, context=16, **sizes)
+    of_tokens = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=tokens))
+    module = importlib.import_module("bytelm.load")  # bytelm.load itself is its function
+    monkeypatch.setattr(module, "parameters", lambda path, step: (of_tokens, {}))
+    with pytest.raises((OSError, ValueError), match=r"tokenizer\.json"):
+        load_classifier(tmp_path / "bert")
