@@ -199,7 +199,7 @@ def draw(found: list[dict[str, Any]], summed: list[dict[str, Any]], args: Any, *
         decades(axes, powers=x == "flops")
     panels[0].set(xlabel="training FLOPs", ylabel="bits per byte, held out", title="by operations")
     panels[1].set(xlabel="training time, s", title="by time")
-    panels[0].legend(title="config")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     seeds = len({run["seed"] for run in found})
     figure.suptitle(
         f"Held-out bits per byte at equal {args.unit}; {seeds} seed{'s' * (seeds > 1)}: mean, lowest, "

@@ -217,7 +217,7 @@ def draw(figures: dict[str, Any], title: str) -> Any:
         axes.set_xlabel(label)
         decades(axes, powers=x == "flops")
     panels[0].set_ylabel("bits per byte")
-    panels[0].legend(fontsize=8)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 
 
