@@ -55,7 +55,7 @@ def main() -> None:
     for name, make in kinds(args).items():
         found = []
         for length in args.lengths:
-            batch = made_up(symbols // length, length, max(1, length // 512))
+            batch = made_up(symbols // length, length, documents=1)
             found += milliseconds(stepper(make(length)), [batch], args.repeats)
         report["lengths"][name] = found
         half = len(found) // 2
