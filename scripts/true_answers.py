@@ -51,9 +51,8 @@ def main() -> None:
                         passed[kind] += verdict == "passed"
                         if kind == "true" and verdict != "passed":
                             failed.append(f"{path}: {item.name}: {verdict}")
-                rows.append(
-                    (Path(path).name, f"{len(items):,}", f"{passed['true']:,}", f"{passed['empty']:,}")
-                )
+                counts = (len(items), *(passed[kind] for kind in kinds))
+                rows.append((Path(path).name, *(f"{count:,}" for count in counts)))
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"true_answers.py: error: {error}")
     print("\n".join([table(rows), *failed]))
