@@ -114,8 +114,12 @@ class WordEncoder(nnx.Module):
 
     def embed(self, symbols_BT: jax.Array, place_BT: jax.Array) -> jax.Array:
         dtype = layers.compute_dtype(self.dtype)
-        x_BTD = self.table[...].astype(dtype)[symbols_BT.astype(jnp.int32)]
-        return x_BTD + self.places[...].astype(dtype)[place_BT]
+        # Whole on every device, and so are their gradients, which otherwise a mesh may cut by columns,
+        # sending all activations for it.
+        table_VD, place_CD = (
+            sharding.constrain(x[...].astype(dtype), None, None) for x in (self.table, self.places)
+        )
+        return table_VD[symbols_BT.astype(jnp.int32)] + place_CD[place_BT]
 
 
 class Slots(nnx.Module):
