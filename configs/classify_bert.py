@@ -14,7 +14,7 @@ from bytelm.models import ClassifierConfig
 from configs.bert_bpe import config as encoder
 from configs.classify_byte2word import config as classify
 
-model = dataclasses.replace(encoder.model, units=320, layers=1, width=64, heads=1)
+model = dataclasses.replace(encoder.model, units=736, layers=1, width=128, heads=2)
 
 config = dataclasses.replace(
     classify,

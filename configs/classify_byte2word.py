@@ -13,13 +13,13 @@ from configs.byte2word_mlm import config as encoder
 from configs.classify import config as classify
 
 model = dataclasses.replace(
-    encoder.model, words=256, layers=1, width=64, heads=1, byte_width=64, byte_heads=4, queries=4
+    encoder.model, words=608, layers=1, width=128, heads=2, byte_width=64, byte_heads=4, queries=4
 )
 
 config = dataclasses.replace(
     classify,
     model=ClassifierConfig(backbone=model, dropout=0.1),
-    data=dataclasses.replace(classify.data, row=1024),
+    data=dataclasses.replace(classify.data, row=2048),
     optimizer=dataclasses.replace(classify.optimizer, learning_rate=2e-3),
     training=dataclasses.replace(classify.training, steps=120, rows=32),
     evaluation=dataclasses.replace(classify.evaluation, every=40),
