@@ -1,6 +1,6 @@
 """python train.py classify_byte2word --data.source.train TRAIN --data.source.valid TEST
 
-`classify_bert` with Byte2Word as the encoder, small, from scratch: 63 % of held-out movie
+`classify_bert` with Byte2Word as the encoder, small, from scratch: 61 % of held-out movie
 reviews right after 3 epochs, two minutes of one core (docs/classification.md). To begin from a run of
 `byte2word_mlm`, train that with `--model.layers 1 --model.width 128 --model.heads 2 --model.words 608
 --model.byte-width 64 --model.byte-heads 4 --model.queries 4`, and add `--init-from runs/byte2word_mlm`.
