@@ -2,6 +2,12 @@
 
 The units of the mean are the backbone's: bytes, words or tokens. The backbone is the whole language model, so
 that its parameters are those of a run of it (``--init-from``); what it needs only to predict bytes rests.
+
+The means of all documents have much in common, beside which what tells documents apart is small: over n units
+it shrinks as 1 / sqrt(n), and chance in a batch's labels would move the parameters along the common part. So
+in training the mean of a batch's logits is taken off, as batch normalization does (Ioffe and Szegedy, arXiv
+1502.03167); in use, a running mean of it, so that what is said of a document does not depend on others. And
+the means are multiplied by `GAIN`.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm import layers
+from bytelm.layers import Params
 from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models.backbones import BACKBONES, BackboneConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
@@ -35,6 +42,9 @@ class ClassifierConfig:
             raise ValueError("model.backbone.isolate_documents must be on: documents are classified apart")
 
 
+GAIN = 20.0  # about the inverse of how far the means of documents of a few hundred words spread
+
+
 class Classifier(nnx.Module):
     """See the module. Made with a key; parameters are float32, cast at use."""
 
@@ -43,6 +53,7 @@ class Classifier(nnx.Module):
         shape = (config.backbone.width, len(config.labels))
         self.head = layers.param(None, shape, (None, None), scale=0.0)
         self.bias = layers.param(None, shape[1:], (None,), scale=0.0)
+        self.center = layers.param(None, shape[1:], (None,), scale=0.0)  # follows the batches' mean logits
         self.config = config
 
     def __call__(
@@ -56,6 +67,10 @@ class Classifier(nnx.Module):
             logits mean nothing.
           key: for dropout; None for none.
         """
+        return self._scores(symbols_BT, documents_BT, key) - self.center[...] + self.bias[...]
+
+    def _scores(self, symbols_BT: jax.Array, documents_BT: jax.Array, key: jax.Array | None) -> jax.Array:
+        """The logits before `center` is taken off and the bias added."""
         (B, T), rate = symbols_BT.shape, self.config.dropout
         inner, outer = (None, None) if key is None else jax.random.split(key)
         z_BUD, document_BU = self.backbone.states(symbols_BT, documents_BT, inner)
@@ -63,23 +78,28 @@ class Classifier(nnx.Module):
         # what dropout leaves out.
         kept_B1D = layers.dropout(jnp.ones((B, 1, z_BUD.shape[-1]), z_BUD.dtype), rate, outer)
         head_DC = self.head[...].astype(z_BUD.dtype)
-        y_BUC = jnp.matmul(z_BUD * kept_B1D, head_DC, preferred_element_type=jnp.float32)
+        y_BUC = GAIN * jnp.matmul(z_BUD * kept_B1D, head_DC, preferred_element_type=jnp.float32)
         sum_up = jax.vmap(lambda y_U, document_U: jax.ops.segment_sum(y_U, document_U, num_segments=T + 1))
         units_BN = sum_up(jnp.ones(document_BU.shape, jnp.float32), document_BU)
         mean_BNC = sum_up(y_BUC, document_BU) / jnp.maximum(units_BN, 1.0)[..., None]
-        return jnp.take_along_axis(mean_BNC, documents_BT[..., None], axis=1) + self.bias[...]
+        return jnp.take_along_axis(mean_BNC, documents_BT[..., None], axis=1)
 
     def nats(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """-log p of the label, float32 [B, T]; without meaning where a symbol has none (-1)."""
         return self.judge(batch, key)[0]
 
+    def nats_and_means(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Params]:
+        """In training: `nats` with the logits centred over the documents of the batch, which must be two or
+        more for anything but the bias to learn; and the parameters that follow a mean, with that mean."""
+        scores_BTC = self._scores(batch["inputs"], batch["documents"], key)
+        told_BT1 = (batch["labels"] >= 0)[..., None]
+        mean_C = jnp.sum(scores_BTC, axis=(0, 1), where=told_BT1) / jnp.maximum(jnp.sum(told_BT1), 1)
+        return _nats(scores_BTC - mean_C + self.bias[...], batch), {"center": mean_C}
+
     def judge(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """`nats`, and the most probable label, int32 [B, T]."""
         logits_BTC = self(batch["inputs"], batch["documents"], key)
-        label_BT1 = jnp.maximum(batch["labels"], 0)[..., None]
-        log_p_BTC = jax.nn.log_softmax(logits_BTC)
-        nats_BT = -jnp.take_along_axis(log_p_BTC, label_BT1, axis=-1)[..., 0]
-        return nats_BT, jnp.argmax(logits_BTC, axis=-1).astype(jnp.int32)
+        return _nats(logits_BTC, batch), jnp.argmax(logits_BTC, axis=-1).astype(jnp.int32)
 
     def counts(self, batch: Batch) -> Counts:
         """The labels, each at its document's last symbol. Bytes are those read, or lost for want of words; a
@@ -98,3 +118,8 @@ class Classifier(nnx.Module):
     def flops(config: ClassifierConfig, length: int) -> float:
         """Those of the backbone as a language model, an upper bound: no symbol is predicted."""
         return BACKBONES[type(config.backbone)].flops(config.backbone, length)
+
+
+def _nats(logits_BTC: jax.Array, batch: Batch) -> jax.Array:
+    label_BT1 = jnp.maximum(batch["labels"], 0)[..., None]
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits_BTC), label_BT1, axis=-1)[..., 0]

@@ -11,6 +11,7 @@ import small
 from bytelm import layers, models
 from bytelm.lm import END
 from bytelm.models import ClassifierConfig
+from bytelm.models.classifier import GAIN
 
 T, EDGES, LABELS = 24, (9, 17), ("no", "yes", 3)
 every_backbone = pytest.mark.parametrize("kind", models.BACKBONES, ids=lambda kind: kind.__name__)
@@ -50,8 +51,9 @@ def test_the_definition(kind):
         row_1T[0, : stop - start], alone_1T[0, : stop - start] = data["inputs"][0, start:stop], 1
         z_1UD, document_1U = states(row_1T, alone_1T)
         mean_D = np.asarray(z_1UD)[np.asarray(document_1U) == 1].mean(axis=0)
-        expected_C = mean_D @ np.asarray(model.head[...]) + np.asarray(model.bias[...])
-        np.testing.assert_allclose(found_TC[start:stop], np.tile(expected_C, (stop - start, 1)), atol=2e-5)
+        head_DC, offset_C = map(np.asarray, (model.head[...], model.bias[...] - model.center[...]))
+        expected_C = GAIN * mean_D @ head_DC + offset_C
+        np.testing.assert_allclose(found_TC[start:stop], np.tile(expected_C, (stop - start, 1)), atol=4e-4)
     mixed_TC = np.asarray(run(data["inputs"], jnp.ones((1, T), jnp.int32)))[0]
     assert np.abs(mixed_TC - found_TC)[:-3].max() > 1e-2  # control: one document
 
@@ -106,6 +108,23 @@ def test_counts_and_nats():
     for b, t in np.argwhere(np.asarray(counts.labels)):
         assert nats_BT[b, t] == pytest.approx(-np.log(p_BTC[b, t, data["labels"][b, t]]), abs=1e-5)
         assert choice_BT[b, t] == p_BTC[b, t].argmax()
+
+
+def test_training_centres_the_logits_over_documents():
+    """Its nats are those in use once `center` is the mean of the batch's documents."""
+    model, data = build(models.ByteTransformerConfig), batch(2)
+    params, told_BT = layers.params_of(model), np.asarray(data["labels"]) >= 0
+    nats_BT, means = jax.jit(model.nats_and_means)(data)
+    there = layers.with_params(model, {**params, **means})
+    run = jax.jit(
+        lambda model: (model.nats(data), model(data["inputs"], data["documents"]) - model.bias[...])
+    )
+    found_BT, logits_BTC = run(there)
+    np.testing.assert_allclose(found_BT, nats_BT, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits_BTC[told_BT].mean(axis=0), 0, atol=1e-4)
+    other_BT, logits_BTC = run(model)  # control: another centre
+    assert np.abs(other_BT - nats_BT)[told_BT].max() > 1e-2
+    assert np.abs(logits_BTC[told_BT].mean(axis=0)).max() > 1e-2
 
 
 def test_starts_at_the_uniform_law_and_drops_out():

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from tiny import MODEL, Trainer, batch
 
+from bytelm import layers
 from bytelm.config import Optimizer
 from bytelm.lm import END, LAW
 from bytelm.loss import counts_of, nats_of
-from bytelm.training.step import make_eval_step
+from bytelm.models import ClassifierConfig
+from bytelm.training.step import FOLLOW, make_eval_step
 
 # An epsilon-free optimizer would turn rounding of tiny gradients into whole moves; two steps, small rate.
 ADAMW = Optimizer(name="adamw", clip=100.0)
@@ -113,3 +115,21 @@ def test_dropout_depends_on_key_and_step():
 def test_first_loss_is_the_uniform_law(trainer):
     _, metrics = trainer.step(trainer.start(), batch(0))
     np.testing.assert_allclose(metrics["nats"] / metrics["bytes"], np.log(LAW), rtol=1e-5)
+
+
+def test_a_mean_is_followed():
+    """And by the rest of the optimizer not moved."""
+    trainer = Trainer(devices=ONE, optimizer=ADAMW, config=ClassifierConfig(MODEL, ("no", "yes")))
+
+    def labelled(step):
+        one = batch(step)
+        return {**one, "labels": np.where(one["targets"] == END, one["documents"] % 2, -1).astype(np.int32)}
+
+    state, _ = trainer.step(trainer.start(), labelled(0))
+    before = np.asarray(state.params["center"])
+    _, means = layers.with_params(trainer.model, state.params).nats_and_means(labelled(1))
+    assert list(means) == ["center"]
+    assert np.abs(means["center"] - before).max() > 1e-3
+    after, _ = trainer.step(state, labelled(1))
+    expected = before + FOLLOW * (means["center"] - before)
+    np.testing.assert_allclose(after.params["center"], expected, rtol=1e-4)
