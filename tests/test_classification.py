@@ -272,8 +272,8 @@ def test_tokens(folder, train):
     assert (model.law(texts).argmax(axis=1) == labels_N).mean() == last["eval/accuracy"]
     with pytest.raises(ValueError, match="text 1 is not UTF-8"):
         model.law([b"a", b"\xff"])
-    with pytest.raises(ValueError, match="a classifier of tokens"):
-        importlib.import_module("bytelm.export").export(folder / "of_tokens", folder / "exported")
+    importlib.import_module("bytelm.export").export(folder / "of_tokens", folder / "exported")
+    np.testing.assert_array_equal(classifier(folder, "exported").law(texts), model.law(texts))
     tokenizer = folder / "tokens" / "tokenizer.json"
     (folder / "others.json").write_text(tokenizer.read_text() + "\n")
     status, _, error = train(
