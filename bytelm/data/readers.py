@@ -75,7 +75,7 @@ def _records(path: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:  # malformed JSON, or bytes that are no text
+            except (ValueError, RecursionError) as error:  # malformed JSON, or bytes that are no text
                 raise ValueError(
                     f"{path}, line {number}: not JSON ({error}); fix or remove the line"
                 ) from error

@@ -291,7 +291,7 @@ def _records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise ValueError(f"{where}: no JSON object")

@@ -119,7 +119,8 @@ class WordEncoder(nnx.Module):
         table_VD, place_CD = (
             sharding.constrain(x[...].astype(dtype), None, None) for x in (self.table, self.places)
         )
-        return table_VD[symbols_BT.astype(jnp.int32)] + place_CD[place_BT]
+        x_BTD = table_VD[symbols_BT.astype(jnp.int32)] + place_CD[place_BT]
+        return sharding.constrain(x_BTD, "batch", None, None)
 
 
 class Slots(nnx.Module):

@@ -134,6 +134,12 @@ def test_bad_json_lines(tmp_path, content, zipped):
         whole(path)
 
 
+def test_json_nested_too_deeply(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1: not JSON"):
+        whole(tmp_path / "a.jsonl")
+
+
 def test_bytes_that_are_no_text_in_json(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xff"}')
     with pytest.raises(ValueError, match="line 1: not JSON"):
