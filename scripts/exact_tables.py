@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def definitions(path: str, lm: Any, folder: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Bits per byte of the story, without its end, under each definition; the leak; bounds and estimate."""
+    """Bits per byte of the story, without its end, by definition; what does not leak; bounds and estimate."""
 
     def converted(**how: Any) -> Any:
         return convert(lm, str(folder.tokenizer), bos=folder.bos, eos=folder.eos, **how)
@@ -81,14 +81,14 @@ def definitions(path: str, lm: Any, folder: Any, options: argparse.Namespace) ->
     error = sampled.error / len(STORY) / math.log(2)
     figures = {
         **{"local": bits(scores["local"]), "joint": bits(scores["joint"])},
-        **{"as it is": bits(scores["joint"] + leak), "leak": 1 - math.exp(leak)},
+        **{"as it is": bits(scores["joint"] + leak), "kept": math.exp(leak)},
         **{"all, at least": bits(found.upper[-2]), "all, at most": bits(found.lower[-2])},
         **{"all, estimated": bits(sampled.estimate), "error": float(error)},
     }
     print(f"\n{Path(path).name}: {len(STORY)} bytes\n\n| definition | bits per byte |\n|---|---|")
     print(f"| canonical, local | {figures['local']:.4f} |")
     print(f"| canonical, joint, laws divided by their sums | {figures['joint']:.4f} |")
-    print(f"| canonical, joint, as it is (leak {figures['leak']:.3g} of P) | {figures['as it is']:.4f} |")
+    print(f"| canonical, joint, as it is ({figures['kept']:.3g} of it kept) | {figures['as it is']:.4f} |")
     certain = f"{figures['all, at least']:.4f} to {figures['all, at most']:.4f}"
     print(f"| all, certified (K = {options.K}, eps = {options.eps:g}) | {certain} |")
     print(f"| all, estimated ({options.samples} samples) | {figures['all, estimated']:.4f} ± {error:.4f} |")

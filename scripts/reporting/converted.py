@@ -37,7 +37,7 @@ def gather_definitions(settings: Settings) -> Found:
         d = model["definitions"]
         certain = f"{d['all, at least']:.4f} to {d['all, at most']:.4f}"
         bits = (number(d[k], ".4f") for k in ("local", "joint", "as it is"))
-        rows.append([name, *bits, f"{d['leak']:.3g}", certain])
+        rows.append([name, *bits, f"{d['kept']:.3g}", certain])
         for cut in model["cuts"]:
             laws = (number(cut[k], ".4f") for k in ("exact", "joint", "naive"))
             cuts.append([name, f"`{cut['text']}`", repr(cut["next"]), *laws, f"{cut['distance']:.3f}"])
@@ -46,7 +46,7 @@ def gather_definitions(settings: Settings) -> Found:
         [t["name"], f"{t['tokens']:,}", number(t["nodes"]), number(t["nodes, awkward"]), t["most"]]
         for t in found["tokenizers"] if "refused" not in t
     ]  # fmt: skip
-    head = ["model", "canonical, local", "joint, divided", "joint, as it is", "leak of P", "all, certain"]
+    head = ["model", "canonical, local", "joint, divided", "joint, as it is", "mass kept", "all, certain"]
     parts = [
         f"Bits per byte of one story of {found['bytes']} bytes, without its end, by definition:",
         table(head, rows),

@@ -95,7 +95,7 @@ def robust(settings):
 
 def converted(settings):
     work = settings.work
-    names = ("local", "joint", "as it is", "leak", "all, at least", "all, at most")
+    names = ("local", "joint", "as it is", "kept", "all, at least", "all, at most")
     cut = {"text": "a | b", "next": "c", "exact": 0.9, "joint": 0.9, "naive": 0.1, "distance": 0.8}
     models = {"stories260K": {"definitions": dict.fromkeys(names, 0.5), "cuts": [cut]}}
     known = {"name": "b", "tokens": 9, "nodes": 1.0, "nodes, awkward": 1.1, "most": 2}
