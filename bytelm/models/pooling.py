@@ -60,52 +60,54 @@ class Attention(nnx.Module):
         self.query = layers.param(one, (vectors, N, H), (None, "heads", None))
         self.key = layers.param(two, (D, N, H), ("embed", "heads", None), inputs=1)
         self.value = layers.param(three, (D, N, H), ("embed", "heads", None), inputs=1)
-        shape = (N, H, D) if width is None else (vectors * N, H, width)
-        self.out = layers.param(four, shape, ("heads", None, "embed"), inputs=2)
+        if width is None:
+            self.out = layers.param(four, (N, H, D), ("heads", None, "embed"), inputs=2)
+        else:
+            self.out = layers.param(four, (vectors, N, H, width), (None, "heads", None, "embed"), inputs=3)
         self.joined = width is not None
 
     def packed(self, x_BTD: jax.Array, layout: Layout, words: int, key: Any = None) -> jax.Array:
-        score_BTPN, v_BTNH = self._read(x_BTD)
+        score_BTNP, v_BTNH = self._read(x_BTD)
+        N, P = score_BTNP.shape[2:]
         word_BT = layout.word_BT
         within = jnp.minimum(word_BT, words - 1)[..., None]
 
         def spread(x_BWM: jax.Array) -> jax.Array:
             return jnp.take_along_axis(x_BWM, within, axis=1)
 
-        score_BTM = rearrange(score_BTPN, "B T P N -> B T (P N)")
+        score_BTM = rearrange(score_BTNP, "B T N P -> B T (N P)")
         top_BWM = _segments(jax.ops.segment_max, jax.lax.stop_gradient(score_BTM), word_BT, words)
         has_room = (word_BT < words)[..., None]
         share_BTM = jnp.exp(jnp.where(has_room, score_BTM - spread(top_BWM), 0.0))
-        share_BTPN = rearrange(share_BTM, "B T (P N) -> B T P N", N=v_BTNH.shape[2])
         sum_BWM = _segments(jax.ops.segment_sum, share_BTM, word_BT, words)
-        heard_BTD = rearrange(
-            share_BTPN[..., None] * v_BTNH[:, :, None].astype(jnp.float32), "B T P N H -> B T (P N H)"
-        )
+        share_BTNP1 = rearrange(share_BTM, "B T (N P) -> B T N P 1", N=N)
+        heard_BTNPH = share_BTNP1 * v_BTNH[:, :, :, None].astype(jnp.float32)
+        heard_BTD = rearrange(heard_BTNPH, "B T N P H -> B T (N P H)")
         heard_BWD = _segments(jax.ops.segment_sum, heard_BTD, word_BT, words)
-        P, N = share_BTPN.shape[2:]
-        a_BWPNH = rearrange(heard_BWD, "B W (P N H) -> B W P N H", P=P, N=N)
-        sum_BWPN1 = rearrange(sum_BWM, "B W (P N) -> B W P N 1", N=N)
-        return self._finish((a_BWPNH / jnp.maximum(sum_BWPN1, 1e-30)).astype(x_BTD.dtype))
+        a_BWNPH = rearrange(heard_BWD, "B W (N P H) -> B W N P H", N=N, P=P)
+        sum_BWNP1 = rearrange(sum_BWM, "B W (N P) -> B W N P 1", N=N)
+        return self._finish((a_BWNPH / jnp.maximum(sum_BWNP1, 1e-30)).astype(x_BTD.dtype))
 
     def one(self, x_BCD: jax.Array, size_B: jax.Array) -> jax.Array:
-        score_BCPN, v_BCNH = self._read(x_BCD)
+        score_BCNP, v_BCNH = self._read(x_BCD)
         inside_BC = jnp.arange(x_BCD.shape[1]) < size_B[:, None]
-        share_BCPN = jax.nn.softmax(jnp.where(inside_BC[..., None, None], score_BCPN, _NEVER), axis=1)
-        a_BPNH = jnp.einsum("BCPN,BCNH->BPNH", share_BCPN, v_BCNH.astype(jnp.float32))
-        return self._finish(a_BPNH.astype(x_BCD.dtype))
+        share_BCNP = jax.nn.softmax(jnp.where(inside_BC[..., None, None], score_BCNP, _NEVER), axis=1)
+        a_BNPH = jnp.einsum("BCNP,BCNH->BNPH", share_BCNP, v_BCNH.astype(jnp.float32))
+        return self._finish(a_BNPH.astype(x_BCD.dtype))
 
     def _read(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_BTD = self.norm(x_BTD)
         k_BTNH, v_BTNH = (layers.split_heads(x_BTD, w[...]) for w in (self.key, self.value))
         q_PNH = self.query[...] / math.sqrt(self.query.shape[-1])
-        return jnp.einsum("BTNH,PNH->BTPN", k_BTNH.astype(jnp.float32), q_PNH), v_BTNH
+        return jnp.einsum("BTNH,PNH->BTNP", k_BTNH.astype(jnp.float32), q_PNH), v_BTNH
 
-    def _finish(self, a_PNH: jax.Array) -> jax.Array:
+    def _finish(self, a_NPH: jax.Array) -> jax.Array:
+        # Heads before queries: what a mesh has cut by heads, it need not put together.
         if self.joined:
-            a_PNH = rearrange(a_PNH, "... P N H -> ... 1 (P N) H")
-        return layers.linear(
-            rearrange(a_PNH, "... N H -> ... (N H)"), rearrange(self.out[...], "N H D -> (N H) D")
-        )
+            a_1M = rearrange(a_NPH, "... N P H -> ... 1 (N P H)")
+            return layers.linear(a_1M, rearrange(self.out[...], "P N H D -> (N P H) D"))
+        a_PM = rearrange(a_NPH, "... N P H -> ... P (N H)")
+        return layers.linear(a_PM, rearrange(self.out[...], "N H D -> (N H) D"))
 
 
 class Prefix(nnx.Module):
@@ -178,7 +180,9 @@ def with_prefixes(layout: Layout, words: int, P: int) -> Places:
     at_BT = jnp.arange(T) + P * jnp.minimum(layout.word_BT + 1, words)
     at_BWP = start_BW[..., None] + P * jnp.arange(words)[:, None] + jnp.arange(P)
     at_BS = jnp.concatenate([at_BT, at_BWP.reshape(B, -1)], axis=1)
-    from_BS = jnp.zeros_like(at_BS).at[jnp.arange(B)[:, None], at_BS].set(jnp.arange(T + P * words))
+    # Row by row, and not by pairs of row and place, so that a mesh that cuts the batch has nothing to send.
+    inverse = jax.vmap(lambda at_S: jnp.zeros_like(at_S).at[at_S].set(jnp.arange(T + P * words)))
+    from_BS = inverse(at_BS)
     of_place_BM = jnp.broadcast_to(jnp.repeat(jnp.arange(words), P), (B, words * P))
     word_BS = jnp.take_along_axis(jnp.concatenate([layout.word_BT, of_place_BM], axis=1), from_BS, axis=1)
     return Places(at_BT, at_BWP, from_BS, word_BS)

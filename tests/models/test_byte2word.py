@@ -59,8 +59,8 @@ def encoded(params, data):
     h = norm(p["table"][data] + p["places"][: len(data)], p["pool"]["norm"]["scale"])
     k, v = (np.einsum("CD,DNH->CNH", h, p["pool"][name]) for name in ("key", "value"))
     share = softmax(np.einsum("CNH,MNH->MNC", k, p["pool"]["query"]) / k.shape[-1] ** 0.5)
-    heard = np.einsum("MNC,CNH->MNH", share, v).reshape(-1, k.shape[-1])
-    return np.einsum("XH,XHD->D", heard, p["pool"]["out"])
+    heard = np.einsum("MNC,CNH->MNH", share, v)
+    return np.einsum("MNH,MNHD->D", heard, p["pool"]["out"])
 
 
 def stacked(params, x_WD, base, causal):

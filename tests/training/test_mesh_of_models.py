@@ -48,7 +48,7 @@ MODELS = {
     "learn your tokens": LearnYourTokensConfig(
         **WIDE, words=7, cap=6, vectors=2, encoder_layers=1, encoder_heads=8, decoder_layers=1, dropout=0.0
     ),
-    "byte2word": Byte2WordConfig(**WIDE, **READ),
+    "byte2word": Byte2WordConfig(**WIDE, **READ, queries=2),
     "byte2word, pieces": Byte2WordConfig(**WIDE, **READ | PIECES),
     "hidden words": MaskedByte2WordConfig(**WIDE, **READ | PIECES, share=0.3),
     "bert": BertConfig(**WIDE, **PIECES, share=0.3),
@@ -60,7 +60,7 @@ ONE, ALL = (1, 1, 1), (2, 2, 2)
 OTHERS = [(2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 2, 2), (1, 1, 4), (8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1)]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)  # a compiled step holds many pieces of memory, of which a process has so many
 def cut(name, shape, accumulate=1, optimizer=ADAMW):
     """A model's compiled step on a mesh of data x fsdp x tensor devices."""
     mesh = sharding.make_mesh(MeshShape(*shape), devices=jax.devices()[: math.prod(shape)])
