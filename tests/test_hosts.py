@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_train import Place
 
+from bytelm.models import pieces
 from bytelm.training.hosts import Hosts, settings
 
 STEPS = 12
@@ -30,13 +31,13 @@ def alone(place):
     return place.lines("alone")
 
 
-def start(place, run, count, *flags):
+def start(place, run, count, *flags, **how):
     """`count` processes of train.py that train together."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     where = ["--hosts.coordinator", f"127.0.0.1:{port}", "--hosts.count", count, "--hosts.patience", 10]
-    return [place.start(run, *LENGTH, *where, "--hosts.index", i, *flags) for i in range(count)]
+    return [place.start(run, *LENGTH, *where, "--hosts.index", i, *flags, **how) for i in range(count)]
 
 
 def ends(processes, seconds=300):
@@ -54,8 +55,8 @@ def ends(processes, seconds=300):
     return found
 
 
-def together(place, run, count, *flags):
-    found = ends(start(place, run, count, *flags))
+def together(place, run, count, *flags, **how):
+    found = ends(start(place, run, count, *flags, **how))
     assert [status for status, _, _ in found] == [0] * count, found
     return found
 
@@ -93,6 +94,42 @@ def test_meshes_across_hosts(place, alone, count, flags):
     run = f"mesh{count}{''.join(map(str, flags))}"
     together(place, run, count, *flags)
     assert_same_figures(place, run, alone)
+
+
+SIZES = "layers=1, width=16, heads=2, mlp_width=16"
+READ = "words=40, cap=6, byte_width=8, byte_heads=2"
+PIECES = f"rule='runs', cap=6, pieces={pieces.to_text({b'alpha', b'eta', b' ga'})!r}"
+OTHERS = {
+    "words": f"WordPooledConfig({SIZES}, {READ}, byte_mlp_width=16, decoder_layers=1)",
+    "learn your tokens": f"LearnYourTokensConfig({SIZES}, words=40, cap=6, vectors=2, encoder_heads=2)",
+    "byte2word": f"Byte2WordConfig({SIZES}, {READ})",
+    "hidden words": f"MaskedByte2WordConfig({SIZES}, {READ}, {PIECES})",
+    "bert": f"BertConfig({SIZES}, {PIECES})",
+    "tokens": f"TokenLMConfig({SIZES}, vocab_size=264, context=64)",
+}
+OTHER = """
+import dataclasses
+
+from bytelm.data import Bpe
+from bytelm.models import *
+
+data = dataclasses.replace(config.data, tokenizer={tokenizer})
+config = dataclasses.replace(config, model={model}, data=data)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_model(place, name):
+    """One, two and four processes; the last cut parameters, heads and units too."""
+    tokenizer = "Bpe(size=264)" if name == "tokens" else "None"
+    config = place.folder / f"{name}.py"
+    config.write_text(place.config.read_text() + OTHER.format(model=OTHERS[name], tokenizer=tokenizer))
+    status, _, error = place.run(f"{name} 1", *LENGTH, config=config)
+    assert status == 0, error
+    for count, flags in {2: [], 4: ["--mesh.fsdp", 2, "--mesh.tensor", 2]}.items():
+        together(place, f"{name} {count}", count, *flags, config=config)
+        assert_same_figures(place, f"{name} {count}", place.lines(f"{name} 1"))
 
 
 @pytest.mark.slow
