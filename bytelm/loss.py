@@ -4,8 +4,8 @@ Every model that is trained offers ``nats(batch, key=None)``, -log p of each tar
 ``counts(batch)``, a `Counts`. Where a target carries no loss its nats mean nothing, finite though. The flat
 case, one byte a target and every byte with a loss, is here. A classifier's targets are the labels of
 documents, each at its document's last symbol; it also offers ``judge(batch)``: the nats, and its own choice;
-and ``nats_and_means(batch, key)``, which training takes in place of ``nats``: parameters of these names are
-to follow these means of the batch.
+and ``nats_and_followers(batch, key)``, which training takes in place of ``nats``: with the parameters that no
+gradient moves, but the batch, by name.
 
 A model of hidden words offers two more: ``draw(batch, key)``, the batch with what chance chose to hide, as
 further arrays [B, T], without which the model makes the same choice each time; and ``right(batch)``, bool

@@ -18,6 +18,6 @@ model = dataclasses.replace(encoder.model, units=736, layers=1, width=128, heads
 
 config = dataclasses.replace(
     classify,
-    model=ClassifierConfig(backbone=model, dropout=0.1),
+    model=ClassifierConfig(backbone=model, dropout=0.1, gain=20.0, centring=0.3),
     data=dataclasses.replace(classify.data, tokenizer=Bpe(size=2048)),
 )

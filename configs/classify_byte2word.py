@@ -18,7 +18,7 @@ model = dataclasses.replace(
 
 config = dataclasses.replace(
     classify,
-    model=ClassifierConfig(backbone=model, dropout=0.1),
+    model=ClassifierConfig(backbone=model, dropout=0.1, gain=20.0, centring=0.3),
     data=dataclasses.replace(classify.data, row=2048),
     optimizer=dataclasses.replace(classify.optimizer, learning_rate=2e-3),
     training=dataclasses.replace(classify.training, steps=120, rows=32),

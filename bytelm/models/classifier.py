@@ -4,10 +4,11 @@ The units of the mean are the backbone's: bytes, words or tokens. The backbone i
 that its parameters are those of a run of it (``--init-from``); what it needs only to predict bytes rests.
 
 The means of all documents have much in common, beside which what tells documents apart is small: over n units
-it shrinks as 1 / sqrt(n), and chance in a batch's labels would move the parameters along the common part. So
-in training the mean of a batch's logits is taken off, as batch normalization does (Ioffe and Szegedy, arXiv
-1502.03167); in use, a running mean of it, so that what is said of a document does not depend on others. And
-the means are multiplied by `GAIN`.
+it shrinks as 1 / sqrt(n), and chance in a batch's labels moves the parameters along the common part. For
+models that begin from scratch and read long documents there are two remedies. `centring`: in training the
+mean of a batch's logits is taken off, as batch normalization does (Ioffe and Szegedy, arXiv 1502.03167); in
+use, a running mean of it, so that what is said of a document does not depend on others. `gain`: a factor of
+the means.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bytelm import layers
-from bytelm.layers import Params
 from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models.backbones import BACKBONES, BackboneConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
@@ -32,17 +32,22 @@ class ClassifierConfig:
     backbone: BackboneConfig = dataclasses.field(default_factory=ByteTransformerConfig)
     labels: tuple[str | int, ...] = ()  # in the order of their probabilities; (): those of the training data
     dropout: float = 0.1  # of a document's mean
+    gain: float = 1.0  # of a document's mean; about the inverse of how far the means spread
+    # The share of the way that the running mean of logits goes to that of a batch; 0: logits are not centred.
+    # For batches (parts, with training.accumulate) of many documents: of one nothing is left to learn from.
+    centring: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if not self.gain > 0.0:
+            raise ValueError(f"model.gain must be above 0, got {self.gain}")
+        if not 0.0 <= self.centring <= 1.0:
+            raise ValueError(f"model.centring must be in [0, 1], got {self.centring}")
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ValueError(f"model.labels must be two or more different ones, got {self.labels}")
         if not self.backbone.isolate_documents:
             raise ValueError("model.backbone.isolate_documents must be on: documents are classified apart")
-
-
-GAIN = 20.0  # about the inverse of how far the means of documents of a few hundred words spread
 
 
 class Classifier(nnx.Module):
@@ -53,7 +58,8 @@ class Classifier(nnx.Module):
         shape = (config.backbone.width, len(config.labels))
         self.head = layers.param(None, shape, (None, None), scale=0.0)
         self.bias = layers.param(None, shape[1:], (None,), scale=0.0)
-        self.center = layers.param(None, shape[1:], (None,), scale=0.0)  # follows the batches' mean logits
+        if config.centring:
+            self.center = layers.param(None, shape[1:], (None,), scale=0.0)  # the running mean of logits
         self.config = config
 
     def __call__(
@@ -67,10 +73,11 @@ class Classifier(nnx.Module):
             logits mean nothing.
           key: for dropout; None for none.
         """
-        return self._scores(symbols_BT, documents_BT, key) - self.center[...] + self.bias[...]
+        center_C = self.center[...] if self.config.centring else 0.0
+        return self._scores(symbols_BT, documents_BT, key) - center_C + self.bias[...]
 
     def _scores(self, symbols_BT: jax.Array, documents_BT: jax.Array, key: jax.Array | None) -> jax.Array:
-        """The logits before `center` is taken off and the bias added."""
+        """The logits before they are centred and the bias added."""
         (B, T), rate = symbols_BT.shape, self.config.dropout
         inner, outer = (None, None) if key is None else jax.random.split(key)
         z_BUD, document_BU = self.backbone.states(symbols_BT, documents_BT, inner)
@@ -78,7 +85,7 @@ class Classifier(nnx.Module):
         # what dropout leaves out.
         kept_B1D = layers.dropout(jnp.ones((B, 1, z_BUD.shape[-1]), z_BUD.dtype), rate, outer)
         head_DC = self.head[...].astype(z_BUD.dtype)
-        y_BUC = GAIN * jnp.matmul(z_BUD * kept_B1D, head_DC, preferred_element_type=jnp.float32)
+        y_BUC = self.config.gain * jnp.matmul(z_BUD * kept_B1D, head_DC, preferred_element_type=jnp.float32)
         sum_up = jax.vmap(lambda y_U, document_U: jax.ops.segment_sum(y_U, document_U, num_segments=T + 1))
         units_BN = sum_up(jnp.ones(document_BU.shape, jnp.float32), document_BU)
         mean_BNC = sum_up(y_BUC, document_BU) / jnp.maximum(units_BN, 1.0)[..., None]
@@ -88,13 +95,18 @@ class Classifier(nnx.Module):
         """-log p of the label, float32 [B, T]; without meaning where a symbol has none (-1)."""
         return self.judge(batch, key)[0]
 
-    def nats_and_means(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Params]:
-        """In training: `nats` with the logits centred over the documents of the batch, which must be two or
-        more for anything but the bias to learn; and the parameters that follow a mean, with that mean."""
+    def nats_and_followers(
+        self, batch: Batch, key: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """In training: `nats`, with the logits centred over the documents of the batch where the config says
+        so; and the parameters that no gradient moves, by name, as they are after this step."""
+        if not self.config.centring:
+            return self.nats(batch, key), {}
         scores_BTC = self._scores(batch["inputs"], batch["documents"], key)
         told_BT1 = (batch["labels"] >= 0)[..., None]
         mean_C = jnp.sum(scores_BTC, axis=(0, 1), where=told_BT1) / jnp.maximum(jnp.sum(told_BT1), 1)
-        return _nats(scores_BTC - mean_C + self.bias[...], batch), {"center": mean_C}
+        center_C = self.center[...] + self.config.centring * (mean_C - self.center[...])
+        return _nats(scores_BTC - mean_C + self.bias[...], batch), {"center": center_C}
 
     def judge(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """`nats`, and the most probable label, int32 [B, T]."""

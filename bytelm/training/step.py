@@ -17,8 +17,6 @@ from bytelm import layers, sharding
 from bytelm.layers import Params
 from bytelm.loss import Batch, Counts, sums_of, with_loss
 
-FOLLOW = 0.3  # the share of the way that a running mean goes to that of a batch
-
 
 class TrainState(NamedTuple):
     """All that a run needs to go on, besides the place in its data; or where each part of it lies."""
@@ -62,18 +60,18 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
 
     The loss is the mean over all targets with loss, in nats. The batch is worked through in `accumulate`
     parts; the result is the same up to rounding. The key is for what is random in a step, such as dropout;
-    None for nothing. Metrics are sums and norms, float32 scalars. A model with `nats_and_means` takes its
-    means over each part, so that there parts are not quite the batch.
+    None for nothing. Metrics are sums and norms, float32 scalars. A model with `nats_and_followers`
+    sees a part at a time: where it takes means over documents, parts are not quite the batch.
     """
 
     def loss_of(params: Params, part: Batch, key: jax.Array | None, total: jax.Array):
-        whole, means = layers.with_params(model, params), {}
-        if hasattr(model, "nats_and_means"):
-            nats_BT, means = whole.nats_and_means(part, key)
+        whole, followers = layers.with_params(model, params), {}
+        if hasattr(model, "nats_and_followers"):
+            nats_BT, followers = whole.nats_and_followers(part, key)
         else:
             nats_BT = whole.nats(part, key)
         nats, sums = sums_of(nats_BT, model.counts(part))
-        return nats / total, (sums, means)
+        return nats / total, (sums, followers)
 
     def train_step(state: TrainState, batch: Batch, rate: jax.Array, key: jax.Array | None):
         if key is not None and hasattr(model, "draw"):
@@ -87,20 +85,19 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
             return told, grads
 
         if accumulate == 1:
-            (sums, means), grads = gradient(batch, None if keys is None else keys[0])
+            (sums, followers), grads = gradient(batch, None if keys is None else keys[0])
         else:
             # Part i takes rows i, i + accumulate, ...: each device works on rows that it already has.
             parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
             first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts), key)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
             add = lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(*part)), None)  # noqa: E731
-            ((sums, means), grads), _ = jax.lax.scan(add, zeros, (parts, keys))
+            ((sums, followers), grads), _ = jax.lax.scan(add, zeros, (parts, keys))
 
         updates, held = optimizer.update(grads, state.optimizer, state.params)
         updates = jax.tree.map(lambda u: rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        for name, mean in means.items():
-            params[name] = state.params[name] + FOLLOW * (mean / accumulate - state.params[name])
+        params |= {name: x / accumulate for name, x in followers.items()}  # the mean of what the parts say
         averaged = None
         if ema is not None:
             averaged = jax.tree.map(lambda e, p: e + (1.0 - ema) * (p - e), state.ema, params)

@@ -11,7 +11,6 @@ import small
 from bytelm import layers, models
 from bytelm.lm import END
 from bytelm.models import ClassifierConfig
-from bytelm.models.classifier import GAIN
 
 T, EDGES, LABELS = 24, (9, 17), ("no", "yes", 3)
 every_backbone = pytest.mark.parametrize("kind", models.BACKBONES, ids=lambda kind: kind.__name__)
@@ -43,7 +42,7 @@ def batch(rows=1):
 @every_backbone
 def test_the_definition(kind):
     """At every symbol: the mean of its document's states, alone in a row, through the linear layer."""
-    model, data = build(kind), batch()
+    model, data = build(kind, gain=20.0, centring=0.3), batch()
     run, states = jax.jit(model.__call__), jax.jit(model.backbone.states)
     found_TC = np.asarray(run(data["inputs"], data["documents"]))[0]
     for start, stop in ((0, EDGES[0]), EDGES, (EDGES[1], T - 3)):
@@ -52,7 +51,7 @@ def test_the_definition(kind):
         z_1UD, document_1U = states(row_1T, alone_1T)
         mean_D = np.asarray(z_1UD)[np.asarray(document_1U) == 1].mean(axis=0)
         head_DC, offset_C = map(np.asarray, (model.head[...], model.bias[...] - model.center[...]))
-        expected_C = GAIN * mean_D @ head_DC + offset_C
+        expected_C = 20.0 * mean_D @ head_DC + offset_C
         np.testing.assert_allclose(found_TC[start:stop], np.tile(expected_C, (stop - start, 1)), atol=4e-4)
     mixed_TC = np.asarray(run(data["inputs"], jnp.ones((1, T), jnp.int32)))[0]
     assert np.abs(mixed_TC - found_TC)[:-3].max() > 1e-2  # control: one document
@@ -112,10 +111,10 @@ def test_counts_and_nats():
 
 def test_training_centres_the_logits_over_documents():
     """Its nats are those in use once `center` is the mean of the batch's documents."""
-    model, data = build(models.ByteTransformerConfig), batch(2)
+    model, data = build(models.ByteTransformerConfig, gain=20.0, centring=1.0), batch(2)
     params, told_BT = layers.params_of(model), np.asarray(data["labels"]) >= 0
-    nats_BT, means = jax.jit(model.nats_and_means)(data)
-    there = layers.with_params(model, {**params, **means})
+    nats_BT, followers = jax.jit(model.nats_and_followers)(data)
+    there = layers.with_params(model, {**params, **followers})
     run = jax.jit(
         lambda model: (model.nats(data), model(data["inputs"], data["documents"]) - model.bias[...])
     )
@@ -125,6 +124,21 @@ def test_training_centres_the_logits_over_documents():
     other_BT, logits_BTC = run(model)  # control: another centre
     assert np.abs(other_BT - nats_BT)[told_BT].max() > 1e-2
     assert np.abs(logits_BTC[told_BT].mean(axis=0)).max() > 1e-2
+
+
+def test_one_document_teaches_unless_logits_are_centred():
+    def moved(centring):
+        model, data = build(models.ByteTransformerConfig, centring=centring), batch()
+        data["labels"] = data["labels"].at[0, jnp.array([EDGES[1] - 1, T - 4])].set(-1)
+
+        def loss(params):
+            nats_BT, _ = layers.with_params(model, params).nats_and_followers(data)
+            return jnp.sum(nats_BT, where=data["labels"] >= 0)
+
+        return np.abs(jax.jit(jax.grad(loss))(layers.params_of(model))["head"]).max()
+
+    assert moved(0.0) > 1e-3
+    assert moved(0.3) == 0.0
 
 
 def test_starts_at_the_uniform_law_and_drops_out():
