@@ -38,7 +38,7 @@ import dataclasses
 
 config = dataclasses.replace(
     lm,
-    model=ClassifierConfig(backbone=lm.model),
+    model=ClassifierConfig(backbone=lm.model, gain=20.0, centring=0.3),
     data=Data(source=Files(train=("{train}.jsonl",), valid=("valid.jsonl",), label="label"), row=32),
     training=Training(steps=24, rows=16, log_every=1),
     evaluation=Evaluation(every=12, rows=8),

@@ -98,7 +98,7 @@ def test_meshes_across_hosts(place, alone, count, flags):
 
 SIZES = "layers=1, width=16, heads=2, mlp_width=16"
 READ = "words=40, cap=6, byte_width=8, byte_heads=2"
-PIECES = f"rule='runs', cap=6, pieces={pieces.to_text({b'alpha', b'eta', b' ga'})!r}"
+PIECES = f"rule='runs', pieces={pieces.to_text({b'alpha', b'eta', b' ga'})!r}"
 OTHERS = {
     "words": f"WordPooledConfig({SIZES}, {READ}, byte_mlp_width=16, decoder_layers=1)",
     "learn your tokens": f"LearnYourTokensConfig({SIZES}, words=40, cap=6, vectors=2, encoder_heads=2)",
