@@ -21,6 +21,7 @@ from bytelm.models import (
     backbone,
 )
 from bytelm.models.pieces import to_text
+from bytelm.training.hosts import leads
 
 AnyCoding: TypeAlias = ByteCoding | TokenCoding | LabelCoding | None
 
@@ -31,13 +32,15 @@ def coding_of(config: Config, folder: Path) -> tuple[Config, AnyCoding]:
 
     A model that reads bytes but predicts sub-words gets the spellings of the tokenizer's in its config. The
     tokenizer.json of a run is in its folder: made there from the training documents, or copied. A run that
-    has a checkpoint keeps its own. Raises ValueError and FileNotFoundError for bad tokenizers and labels.
+    has a checkpoint keeps its own. Of several processes the first makes it, before the others come here
+    (`hosts.leader_first`). Raises ValueError and FileNotFoundError for bad tokenizers and labels.
     """
     bpe, fim, model = config.data.tokenizer, config.data.fim, config.model
     coding: ByteCoding | TokenCoding | None = ByteCoding(fim) if fim.rate else None
     if bpe is not None:
         begun = any(p.name.isdigit() for p in (folder / "checkpoints").glob("*"))
-        path, inner = make(bpe, config.data.source, folder, keep=begun), backbone(model)
+        keep = begun or not leads()
+        path, inner = make(bpe, config.data.source, folder, keep=keep), backbone(model)
         if isinstance(inner, Byte2WordConfig | MaskedByte2WordConfig | BertConfig):
             inner = dataclasses.replace(inner, pieces=to_text(spellings(path, inner.boundaries)))
         else:
