@@ -35,6 +35,7 @@ class ClassifierConfig:
     gain: float = 1.0  # of a document's mean; about the inverse of how far the means spread
     # The share of the way that the running mean of logits goes to that of a batch; 0: logits are not centred.
     # For batches (parts, with training.accumulate) of many documents: of one nothing is left to learn from.
+    # For labels about equally frequent: how frequent each is, the bias alone can learn, at the rate's pace.
     centring: float = 0.0
 
     def __post_init__(self) -> None:
