@@ -37,6 +37,8 @@ def main() -> None:
         hosts.connect(run.hosts)
         processor.use_all_cores(config)
         config, coding = hosts.leader_first(lambda: coding_of(config, Path(str(run.workdir))))
+        if (tokens := tokens_of(coding)) is not None:
+            hosts.check_same("the tokenizer", str(tokens.fingerprint))
     folder = launch.prepare_folder(run, config)
 
     # ---- mesh ------------------------------------------------------------------------------------------
@@ -58,7 +60,6 @@ def main() -> None:
             source, rows=rows, length=length, seed=config.training.seed, piece=config.data.piece,
             lanes=hosts.rows_of_host(by_row, rows), prefetch=config.data.prefetch, coding=coding,
         )  # fmt: skip
-    tokens = tokens_of(coding)
 
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)

@@ -30,9 +30,10 @@ def export(run: str | Path, folder: str | Path, *, step: int | None = None) -> s
     params = jax.device_get(params)
     tokenizer = run / "tokenizer.json"
     if not isinstance(config.model, TokenLMConfig):
-        saved.save(folder, config, params)
         if isinstance(backbone(config.model), TokenLMConfig):
+            folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tokenizer, folder / tokenizer.name)
+        saved.save(folder, config, params)
         return f"{folder}: {type(config.model).__name__.removesuffix('Config')}, safetensors"
     from bytelm import hub
     from bytelm.data.tokens import Tokens

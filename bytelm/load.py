@@ -67,7 +67,7 @@ def load(
 
 
 def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassifier:
-    """The classifier in folder `path`, a run of ``train.py``. Errors as `load`."""
+    """The classifier in folder `path`, a run of ``train.py`` or an exported one. Errors as `load`."""
     import jax
 
     from bytelm import layers, models

@@ -5,7 +5,7 @@ Every model that is trained offers ``nats(batch, key=None)``, -log p of each tar
 case, one byte a target and every byte with a loss, is here. A classifier's targets are the labels of
 documents, each at its document's last symbol; it also offers ``judge(batch)``: the nats, and its own choice;
 and ``nats_and_followers(batch, key)``, which training takes in place of ``nats``: with the parameters that no
-gradient moves, but the batch, by name.
+gradient moves, by name, as they are after the step.
 
 A model of hidden words offers two more: ``draw(batch, key)``, the batch with what chance chose to hide, as
 further arrays [B, T], without which the model makes the same choice each time; and ``right(batch)``, bool

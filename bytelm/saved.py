@@ -23,7 +23,7 @@ def is_saved(folder: Path) -> bool:
     """Whether `save` wrote this folder: one with weights and a config of this project."""
     try:
         described = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return (folder / WEIGHTS).is_file() and isinstance(described, dict) and described.get("type") == "Config"
 

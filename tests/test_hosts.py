@@ -66,6 +66,7 @@ def assert_same_figures(place, run, alone):
     assert [line["step"] for line in lines] == [line["step"] for line in alone]
     for name in ("train/bits_per_byte", "eval/bits_per_byte", "eval/bytes", "gradient_norm"):
         ours, expected = ([line[name] for line in x if name in line] for x in (lines, alone))
+        assert expected, name
         np.testing.assert_allclose(ours, expected, rtol=1e-5, err_msg=name)
 
 

@@ -26,7 +26,7 @@ def spellings(path: Path, boundaries: Boundaries | None = None) -> set[bytes]:
         model = json.loads(path.read_text(encoding="utf-8"))
         added = {token["content"] for token in model.get("added_tokens") or () if token.get("special")}
         kind, vocab = model["model"].get("type"), model["model"]["vocab"]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a tokenizer.json: {error!r}") from error
     if kind == "WordPiece":
         prefix = model["model"].get("continuing_subword_prefix", "##")

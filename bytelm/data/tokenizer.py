@@ -133,8 +133,10 @@ def make(config: Bpe, source: Source, folder: Path, keep: bool = False) -> Path:
         if not given.is_file():
             raise FileNotFoundError(f"data.tokenizer.path {config.path}: no such tokenizer.json")
         text = given.read_text(encoding="utf-8")
-        if keep and there.is_file() and there.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{there} is another tokenizer than {given}; choose another --workdir")
+        if keep and there.is_file():
+            if there.read_text(encoding="utf-8") != text:
+                raise ValueError(f"{there} is another tokenizer than {given}; choose another --workdir")
+            return there
     elif keep and there.is_file():
         return there
     else:

@@ -23,7 +23,7 @@ def source(serialised: str) -> Source:
     try:
         described = json.loads(serialised)
         model = described["model"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"this is no tokenizer.json: {error or 'it has no model'}") from None
     kind = _kind(model)
     described |= _spelled_out(described)
