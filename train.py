@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bytelm import layers, models, sharding
+from bytelm import models, sharding
 from bytelm.data import LabelCoding, eval_rows, merge_states, train_stream
+from bytelm.parameters import matrices_of, rates_of, specs_of
 from bytelm.training import console, hosts, launch, metrics, processor
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.coding import bytes_a_target, coding_of, held_out_coding, tokens_of
@@ -64,9 +65,7 @@ def main() -> None:
     # ---- model -----------------------------------------------------------------------------------------
     make = functools.partial(models.build, config.model)
     model = jax.eval_shape(make, jax.random.key(0))
-    optimizer = make_optimizer(
-        config.optimizer, layers.matrices_of(model), layers.rates_of(model), layers.specs_of(model)
-    )
+    optimizer = make_optimizer(config.optimizer, matrices_of(model), rates_of(model), specs_of(model))
     averaged = config.training.ema is not None
     init = functools.partial(new_state, make, optimizer, ema=averaged)
     key = jax.random.key(config.training.seed)

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from bytelm import layers
 from bytelm.data import Tokens
-from bytelm.layers import Params
 from bytelm.lm import END, as_bytes
+from bytelm.parameters import Params, with_params
 
 _SMALLEST = 32  # symbols that a row is padded to at least
 _SYMBOLS_AT_ONCE = 16_384  # of a batch
@@ -33,7 +32,7 @@ class TextClassifier:
         self._params, self._tokens = params, tokens
 
         def law(params: Params, symbols_BT: jax.Array, documents_BT: jax.Array) -> jax.Array:
-            logits_BTC = layers.with_params(model, params)(symbols_BT, documents_BT)
+            logits_BTC = with_params(model, params)(symbols_BT, documents_BT)
             return jax.nn.log_softmax(logits_BTC[:, 0])  # at each symbol they are those of the document
 
         self._law = jax.jit(law)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bytelm import layers, models, sharding
+from bytelm import models, sharding
+from bytelm.parameters import matrices_of, rates_of, specs_of
 from bytelm.training.optimizer import make_optimizer
 from bytelm.training.step import TrainState, make_train_step, new_state, state_shardings
 
@@ -37,9 +38,7 @@ def abstract_batch(config: Config, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
 def abstract_state(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any, TrainState]:
     """The model, the optimizer and the state of a run, as shapes that lie over `mesh`."""
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    optimizer = make_optimizer(
-        config.optimizer, layers.matrices_of(model), layers.rates_of(model), layers.specs_of(model)
-    )
+    optimizer = make_optimizer(config.optimizer, matrices_of(model), rates_of(model), specs_of(model))
     ema = config.training.ema is not None
     shapes = jax.eval_shape(
         lambda: new_state(lambda k: models.build(config.model, k), optimizer, jax.random.key(0), ema)

@@ -196,7 +196,7 @@ def read(path: Path) -> Config:
     """The config in a run's ``config.json``. Raises ValueError where it is none."""
     try:
         config = from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not a config: {error}") from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: not the config of a run")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from bytelm.classifying import TextClassifier
     from bytelm.config import Config
-    from bytelm.layers import Params
     from bytelm.masked import MaskedModel
+    from bytelm.parameters import Params
 
 
 def load(
@@ -45,14 +45,15 @@ def load(
 
     import jax
 
-    from bytelm import layers, models
+    from bytelm import models
+    from bytelm.parameters import on_one_device
 
     config, params = parameters(Path(path), step, mesh)
     if isinstance(config.model, models.ClassifierConfig):
         raise ValueError(f"{path}: a classifier, no law over bytes; bytelm.load.load_classifier reads it")
     model_config = config.model if dtype is None else dataclasses.replace(config.model, dtype=dtype)
     if mesh is None:
-        params = layers.on_one_device(params)
+        params = on_one_device(params)
     if isinstance(config.model, models.TokenLMConfig):
         return _converted(model_config, params, Path(path) / "tokenizer.json")
     if not models.is_causal(config.model):
@@ -70,9 +71,10 @@ def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassif
     """The classifier in folder `path`, a run of ``train.py`` or an exported one. Errors as `load`."""
     import jax
 
-    from bytelm import layers, models
+    from bytelm import models
     from bytelm.classifying import TextClassifier
     from bytelm.data.tokens import Tokens
+    from bytelm.parameters import on_one_device
 
     config, params = parameters(Path(path), step)
     if not isinstance(config.model, models.ClassifierConfig):
@@ -80,21 +82,22 @@ def load_classifier(path: str | Path, *, step: int | None = None) -> TextClassif
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     reads_tokens = isinstance(config.model.backbone, models.TokenLMConfig)  # others cut bytes into sub-words
     tokens = Tokens(Path(path) / "tokenizer.json") if reads_tokens else None
-    return TextClassifier(model, layers.on_one_device(params), config.data.row, tokens)
+    return TextClassifier(model, on_one_device(params), config.data.row, tokens)
 
 
 def load_masked(path: str | Path, *, step: int | None = None) -> MaskedModel:
     """The model of hidden words in folder `path`, a run of ``train.py``. Errors as `load`."""
     import jax
 
-    from bytelm import layers, models
+    from bytelm import models
     from bytelm.masked import MaskedModel
+    from bytelm.parameters import on_one_device
 
     config, params = parameters(Path(path), step)
     if isinstance(config.model, models.ClassifierConfig) or models.is_causal(config.model):
         raise ValueError(f"{path}: a {type(config.model).__name__}, which predicts no hidden words")
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-    params = layers.on_one_device(params)
+    params = on_one_device(params)
     return MaskedModel(model, params, config.data.row, config.evaluation.rows)
 
 
@@ -115,14 +118,15 @@ def parameters(path: Path, step: int | None = None, mesh: Mesh | None = None) ->
     """The config and the parameters of a run, or of what `bytelm.saved` wrote; see `load`."""
     import jax
 
-    from bytelm import layers, models, saved, sharding
+    from bytelm import models, saved, sharding
+    from bytelm.parameters import params_of
 
     if saved.is_saved(path):
         from bytelm import config as configs
 
         config = configs.read(path / "config.json")
         model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
-        params = saved.read(path, config, layers.params_of(model))
+        params = saved.read(path, config, params_of(model))
         return config, params if mesh is None else jax.device_put(params, _cut(config, model, mesh))
     from bytelm.training.checkpoints import Checkpoints
 
@@ -130,7 +134,7 @@ def parameters(path: Path, step: int | None = None, mesh: Mesh | None = None) ->
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     where = _cut(config, model, mesh or sharding.make_mesh(devices=jax.local_devices()[:1]))
     checkpoints = Checkpoints(folder)
-    params = checkpoints.params(step, layers.params_of(model), where)
+    params = checkpoints.params(step, params_of(model), where)
     checkpoints.close()
     return config, params
 
@@ -139,10 +143,11 @@ def _cut(config: Config, model: Any, mesh: Mesh) -> Params:
     """Where each parameter lies on a mesh. Raises ValueError where it does not fit."""
     import jax
 
-    from bytelm import layers, models
+    from bytelm import models
+    from bytelm.parameters import specs_of
 
     models.check_mesh(config.model, mesh, {})
-    return jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), layers.specs_of(model))
+    return jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs_of(model))
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from bytelm.data import eval_rows
 from bytelm.data.documents import TableBuilder
-from bytelm.layers import Params
 from bytelm.lm import as_bytes
+from bytelm.parameters import Params
 from bytelm.training.evaluate import evaluate
 from bytelm.training.step import make_eval_step
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bytelm.layers import Params, flat, nested
+from bytelm.parameters import Params, flat, nested
 
 if TYPE_CHECKING:
     from bytelm.config import Config

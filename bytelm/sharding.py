@@ -6,7 +6,7 @@ One mesh, made in one function, whose three axes are always there, at size 1 too
 * ``fsdp``    rows of the batch as well, and the parameters are cut along their ``embed`` axis;
 * ``tensor``  attention heads and feed-forward units are cut.
 
-A parameter names its axes where it is declared (`bytelm.layers.param`); `RULES` says on which axis of
+A parameter names its axes where it is declared (`bytelm.parameters.param`); `RULES` says on which axis of
 the mesh each name lies. `jax.jit` does the rest.
 """
 

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm import layers
-from bytelm.layers import Params
 from bytelm.models import token_cache
 from bytelm.models.token_cache import TokenCache
 from bytelm.models.token_lm import TokenTransformer
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import Params, with_params
 
 _SMALLEST = 16  # tokens that a row is padded to at least
 _TOKENS_AT_ONCE = 4096  # of a batch of contexts
@@ -44,7 +43,7 @@ class TransformerLM:
         model = abstract(config)
 
         def call(function):
-            return lambda params, *args: function(layers.with_params(model, params), *args)
+            return lambda params, *args: function(with_params(model, params), *args)
 
         def last(model, tokens_BT, length_B):
             x_BTD = model.read(tokens_BT)[0]

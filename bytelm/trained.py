@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm import continuing, layers
-from bytelm.layers import Params
+from bytelm import continuing
 from bytelm.lm import END, LAW, Prompt, Sampling, as_bytes, symbols_of
+from bytelm.parameters import Params, with_params
 
 _SMALLEST = 32  # symbols that a row is padded to at least
 _SYMBOLS_AT_ONCE = 16_384  # of a scoring batch
@@ -49,17 +49,17 @@ class TrainedLM:
         self._params, self._model = params, model
 
         def law(params, symbols_BT):
-            return jax.nn.log_softmax(layers.with_params(model, params)(symbols_BT))
+            return jax.nn.log_softmax(with_params(model, params)(symbols_BT))
 
         def score(params, symbols_BT, targets_BT):
             return jnp.take_along_axis(law(params, symbols_BT), targets_BT[..., None], axis=-1)[..., 0]
 
         def prefill(params, symbols_BT, length_B):
-            logits_BV, cache = layers.with_params(model, params).prefill(symbols_BT, length_B, context)
+            logits_BV, cache = with_params(model, params).prefill(symbols_BT, length_B, context)
             return jax.nn.log_softmax(logits_BV), cache
 
         def decode(params, cache, law_BV, symbol_B, active_B):
-            logits_BV, cache = layers.with_params(model, params).decode(cache, symbol_B, active_B)
+            logits_BV, cache = with_params(model, params).decode(cache, symbol_B, active_B)
             return jnp.where(active_B[:, None], jax.nn.log_softmax(logits_BV), law_BV), cache
 
         def choose(chosen_B, new, old):
@@ -74,7 +74,7 @@ class TrainedLM:
             return jnp.where(chosen_B[:, None], law_new, law_old), cache
 
         def grow(params, *args, **static):
-            whole = layers.with_params(model, params)
+            whole = with_params(model, params)
             fits = lambda cache, symbol_B: whole.fits(cache, symbol_B, context)  # noqa: E731
             return continuing.make_grow(whole.advance, fits)(*args, **static)
 

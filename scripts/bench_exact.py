@@ -27,12 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import bytelm
-from bytelm import layers
 from bytelm.exact import canonical_of, convert
 from bytelm.exact.canonical.states import NOTHING
 from bytelm.exact.scoring import device
 from bytelm.exact.tree import Tree
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import params_of
 from bytelm.tokenized import TransformerLM, abstract
 
 # On one core the CPU time of the process is taken: other work on the machine does not count.
@@ -86,7 +86,7 @@ def _llama(vocab_size: int, width: int, depth: int) -> TransformerLM:
         dtype="float32",
     )
     random = np.random.default_rng(0)
-    shapes = layers.params_of(abstract(config))
+    shapes = params_of(abstract(config))
     params = jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape) * 0.05, jnp.float32), shapes)
     return TransformerLM(config, params)
 

@@ -61,7 +61,7 @@ def measure(folder: Path, axis: str) -> None:
     import numpy as np
 
     from bytelm import hub, sharding
-    from bytelm.layers import flat
+    from bytelm.parameters import flat
 
     shape = {"data": sharding.MeshShape(), "fsdp": sharding.MeshShape(1, 8, 1)}[axis]
     mesh = sharding.make_mesh(shape)

@@ -28,10 +28,11 @@ import numpy as np
 import optax
 from steps import stepper
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.config import Config, Evaluation, Training
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.models import ByteTransformerConfig
+from bytelm.parameters import Params, flat, nested
 from bytelm.training.launch import versions
 from bytelm.training.processor import keep_pages, use_all_cores
 
@@ -101,16 +102,16 @@ def side(args: argparse.Namespace) -> None:
             Config(model=MODEL, training=Training(rows=args.rows), evaluation=Evaluation(rows=args.rows))
         )
         run, params = jax_side(config, batch)
-        flat = layers.flat(params)
-        np.savez(args.parameters, **flat)
-        print(versions(), f"{sum(x.size for x in flat.values()) / 1e6:.1f}M parameters", flush=True)
+        arrays = flat(params)
+        np.savez(args.parameters, **arrays)
+        print(versions(), f"{sum(x.size for x in arrays.values()) / 1e6:.1f}M parameters", flush=True)
     else:
         import torch
 
         if args.kept_pages:
             keep_pages()
         torch.set_num_threads(os.cpu_count() or 1)
-        run = torch_side(config, batch, layers.nested(dict(np.load(args.parameters))))
+        run = torch_side(config, batch, nested(dict(np.load(args.parameters))))
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -146,7 +147,7 @@ def jax_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray]):
     return run, params
 
 
-def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], params: layers.Params):
+def torch_side(config: ByteTransformerConfig, batch: dict[str, np.ndarray], params: Params):
     """The same step in PyTorch, in its usual form: modules, scaled_dot_product_attention, fused AdamW."""
     import torch
     from torch import nn

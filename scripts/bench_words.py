@@ -21,10 +21,11 @@ from typing import Any
 import jax
 from steps import stepper
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.config import Config, Evaluation, Optimizer, Training
 from bytelm.data import Stdlib, train_stream
 from bytelm.models import ByteTransformerConfig, WordPooledConfig
+from bytelm.parameters import matrices_of
 from bytelm.training.launch import versions
 from bytelm.training.optimizer import make_optimizer
 from bytelm.training.processor import keep_pages, use_all_cores
@@ -72,7 +73,7 @@ def main() -> None:
     ) as stream:
         batch = next(stream)
     names = [args["only"]] if args["only"] else list(configs)
-    muon = lambda model: make_optimizer(Optimizer(), layers.matrices_of(model))  # noqa: E731
+    muon = lambda model: make_optimizer(Optimizer(), matrices_of(model))  # noqa: E731
     steps = {name: stepper(configs[name], muon, batch)[0] for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for step in steps.values():

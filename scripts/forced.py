@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm import continuing, layers, models
+from bytelm import continuing, models
+from bytelm.parameters import params_of, with_params
 
 PROMPT = 64
 
@@ -17,24 +18,24 @@ PROMPT = 64
 def forced(config: Any, data_BT: np.ndarray, context: int):
     """A function that generates the bytes of `data_BT` after the prompts, by the loop of `continue_`."""
     model = jax.eval_shape(functools.partial(models.build, config), jax.random.key(0))
-    params = jax.jit(lambda key: layers.params_of(models.build(config, key)))(jax.random.key(0))
+    params = jax.jit(lambda key: params_of(models.build(config, key)))(jax.random.key(0))
     data = jnp.asarray(data_BT)
     B, T = data_BT.shape
 
     def advance(params, state, symbol_B, active_B):
         cache, at_B = state
-        logits_BV, cache, done_B = layers.with_params(model, params).advance(cache, symbol_B, active_B)
+        logits_BV, cache, done_B = with_params(model, params).advance(cache, symbol_B, active_B)
         at_B = at_B + done_B
         wanted_BV = jax.nn.one_hot(data[jnp.arange(B), jnp.minimum(at_B, T - 1)], logits_BV.shape[1])
         return logits_BV + 1e6 * wanted_BV, (cache, at_B), done_B  # the model's work is done and used
 
     def fits(params, state, symbol_B):
-        return layers.with_params(model, params).fits(state[0], symbol_B, context)
+        return with_params(model, params).fits(state[0], symbol_B, context)
 
     @jax.jit
     def prefill(params):
         length_B = jnp.full(B, PROMPT)
-        logits_BV, cache = layers.with_params(model, params).prefill(data[:, :PROMPT], length_B, context)
+        logits_BV, cache = with_params(model, params).prefill(data[:, :PROMPT], length_B, context)
         return logits_BV + 1e6 * jax.nn.one_hot(data[:, PROMPT], logits_BV.shape[1]), (cache, length_B)
 
     @functools.partial(jax.jit, donate_argnums=(1, 2))

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from bytelm import layers, models, sharding
+from bytelm import models, sharding
+from bytelm.parameters import Params
 from bytelm.training.step import TrainState, make_train_step, new_state, state_shardings
 
 
@@ -17,8 +18,8 @@ def stepper(
     config: models.ModelConfig,
     optimizer_of: Callable[[Any], optax.GradientTransformation],
     batch: Mapping[str, np.ndarray],
-    changed: Callable[[layers.Params], layers.Params] = lambda params: params,
-) -> tuple[Callable[[], dict[str, Any]], layers.Params]:
+    changed: Callable[[Params], Params] = lambda params: params,
+) -> tuple[Callable[[], dict[str, Any]], Params]:
     """A function that does a step on `batch` and returns its figures; and the parameters of the start.
 
     Args:

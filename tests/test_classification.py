@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bytelm
-from bytelm import layers
+from bytelm.parameters import flat
 from bytelm.training.metrics import TIMINGS
 
 ROOT = Path(__file__).parents[1]
@@ -182,8 +182,8 @@ def test_begins_with_the_states_of_the_run_it_begins_from(folder, train, lm, who
     params, source = (run._params for run in (classifier(folder, "still"), bytelm.load(folder / "lm")))
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], source)
     assert not np.asarray(params["head"]).any()
-    moved = layers.flat(classifier(folder, "whole")._params["backbone"])  # the rate is what kept it
-    assert any((np.asarray(x) != np.asarray(moved[name])).any() for name, x in layers.flat(source).items())
+    moved = flat(classifier(folder, "whole")._params["backbone"])  # the rate is what kept it
+    assert any((np.asarray(x) != np.asarray(moved[name])).any() for name, x in flat(source).items())
 
 
 @pytest.mark.slow

@@ -13,13 +13,14 @@ import pytest
 
 import bytelm
 from bytelm import config as configs
-from bytelm import layers, models, saved
+from bytelm import models, saved
 from bytelm.config import Checkpoints as CheckpointsConfig
 from bytelm.config import Config, Data, Samples
 from bytelm.data import Bpe, Files
 from bytelm.lm import END
 from bytelm.load import describe, load_classifier
 from bytelm.models import ByteTransformerConfig
+from bytelm.parameters import params_of, with_params
 from bytelm.training.checkpoints import Checkpoints
 from bytelm.training.step import TrainState
 
@@ -33,7 +34,7 @@ def run(tmp_path_factory):
     config = Config(model=MODEL, data=Data(row=32))
     checkpoints = Checkpoints(folder / "checkpoints", CheckpointsConfig())
     (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
-    shapes = layers.params_of(jax.eval_shape(lambda: models.build(MODEL, jax.random.key(0))))
+    shapes = params_of(jax.eval_shape(lambda: models.build(MODEL, jax.random.key(0))))
     for step in (1, 2):
         random = np.random.default_rng(step)
         params = jax.tree.map(lambda x: jax.numpy.asarray(random.standard_normal(x.shape), "float32"), shapes)  # noqa: B023
@@ -123,11 +124,11 @@ def test_a_classifier_that_cuts_sub_words_itself_reads_bytes(tmp_path, monkeypat
     model = jax.eval_shape(lambda: models.build(config.model, jax.random.key(0)))
     random = np.random.default_rng(0)
     draw = lambda x: random.standard_normal(x.shape).astype(np.float32)  # noqa: E731
-    params = jax.tree.map(draw, layers.params_of(model))
+    params = jax.tree.map(draw, params_of(model))
     saved.save(tmp_path / "bert", config, params)
     text = b"a good day"
     symbols_1T = np.array([[END, *text]])
-    model = layers.with_params(model, jax.tree.map(jax.numpy.asarray, params))
+    model = with_params(model, jax.tree.map(jax.numpy.asarray, params))
     logits_1TC = jax.jit(model.__call__)(symbols_1T, np.ones_like(symbols_1T))
     law_NC = load_classifier(tmp_path / "bert").law([text])
     np.testing.assert_allclose(law_NC[0], jax.nn.log_softmax(logits_1TC[0, 0]), atol=1e-5)

@@ -9,11 +9,12 @@ import pytest
 from real_data import real
 
 import bytelm
-from bytelm import hub, layers
+from bytelm import hub
 from bytelm.cli import main
 from bytelm.foreign import FunctionLM, TorchLM
 from bytelm.lm import TokenLM, TreeLM
 from bytelm.load import describe
+from bytelm.parameters import flat, params_of
 
 MODELS = ("stories260K", "TinyStories-656K")
 
@@ -60,7 +61,6 @@ def folder(tmp_path):
     import jax
     import jax.numpy as jnp
 
-    from bytelm import layers
     from bytelm.models.token_lm_config import TokenLMConfig
     from bytelm.tokenized import abstract
 
@@ -69,7 +69,7 @@ def folder(tmp_path):
     config = TokenLMConfig(11, layers=1, width=8, heads=2, mlp_width=32, context=16, **parts, **biases)
     random = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: jnp.asarray(random.standard_normal(x.shape), "float32"), layers.params_of(abstract(config))
+        lambda x: jnp.asarray(random.standard_normal(x.shape), "float32"), params_of(abstract(config))
     )
     hub.save(tmp_path / "model", config, params, bos=1, eos=[2])
     return tmp_path / "model"
@@ -80,7 +80,7 @@ def test_info(folder, capsys):
     out = capsys.readouterr().out
     for words in ("GPT2LMHeadModel", "16 tokens", "no tokenizer.json: needs a tokenizer"):
         assert words in out
-    assert f"{sum(x.size for x in layers.flat(hub.read(folder)[0].params).values()):,}" in out
+    assert f"{sum(x.size for x in flat(hub.read(folder)[0].params).values()):,}" in out
 
 
 def test_what_cannot_be_loaded(folder, capsys):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from fakes import assert_byte_lm
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.generate import generate
 from bytelm.lm import END, LAW, Special, symbols_of
 from bytelm.models import ByteTransformerConfig, WordPooledConfig
+from bytelm.parameters import params_of, with_params
 from bytelm.trained import TrainedLM
 
 CONTEXT = 40  # above the least that rows are padded to
@@ -32,7 +33,7 @@ CONFIGS = {
 def make(config):
     model, random = jax.eval_shape(lambda: models.build(config, jax.random.key(0))), np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: jnp.asarray(0.5 * random.standard_normal(x.shape), x.dtype), layers.params_of(model)
+        lambda x: jnp.asarray(0.5 * random.standard_normal(x.shape), x.dtype), params_of(model)
     )
     return model, TrainedLM(model, params, CONTEXT)
 
@@ -54,7 +55,7 @@ def lm(both):
 def slow_laws(both):
     """The law after every symbol, each from a whole window read by itself, as the docstring says."""
     model, lm = both
-    run = jax.jit(lambda x: jax.nn.log_softmax(layers.with_params(model, lm._params)(x)))
+    run = jax.jit(lambda x: jax.nn.log_softmax(with_params(model, lm._params)(x)))
 
     def laws(symbols):
         found = []

@@ -276,7 +276,7 @@ def read_results(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any
 def _read(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{where}: no JSON object")

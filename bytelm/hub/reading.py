@@ -18,6 +18,7 @@ from bytelm import layers, models, sharding
 from bytelm.hub.families import Family, read_config
 from bytelm.hub.tensors import Leaf, leaves, ours, their_shape
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import nested
 from bytelm.tokenized import TransformerLM
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -145,7 +146,7 @@ def read(
     if config.tied and head in folder.files and head != _stored_name(folder, folder.family.names["table"]):
         with _opened(folder.files[head]) as tensors:
             _same(tensors, head, params["table"], folder.files[head])
-    return TransformerLM(config, layers.nested({name: params[name] for name in wanted})), folder
+    return TransformerLM(config, nested({name: params[name] for name in wanted})), folder
 
 
 def _placed(x: np.ndarray, leaf: Leaf, config: TokenLMConfig, mesh: jax.sharding.Mesh) -> jax.Array:
@@ -186,7 +187,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: not a JSON object")

@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from bytelm import layers
 from bytelm.hub.families import Family, Source
-from bytelm.layers import flat
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import flat, matrices_of, params_of, specs_of
 from bytelm.tokenized import abstract
 
 
@@ -32,8 +31,8 @@ class Leaf:
 def leaves(family: Family, config: TokenLMConfig) -> dict[str, Leaf]:
     """All parameters of a model by path. Raises KeyError where the family has no place for one."""
     model = abstract(config)
-    shapes, specs = flat(layers.params_of(model)), flat(layers.specs_of(model))
-    matrices = flat(layers.matrices_of(model))
+    shapes, specs = flat(params_of(model)), flat(specs_of(model))
+    matrices = flat(matrices_of(model))
     found = {}
     for path, x in shapes.items():
         shape: tuple[int, ...] = tuple(x.shape)

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from bytelm.hub.families import read_config, write_config
 from bytelm.hub.tensors import Leaf, leaves, theirs
-from bytelm.layers import Params, flat
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import Params, flat
 
 SHARD = 2**30  # bytes of a file, unless one tensor is larger
 _BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")

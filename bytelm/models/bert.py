@@ -24,6 +24,7 @@ from bytelm.models.masking import Hidden, Masking
 from bytelm.models.pieces import Targets
 from bytelm.models.sizes import check_positive
 from bytelm.models.words_layout import Layout, read_layout
+from bytelm.parameters import param, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +56,10 @@ class Bert(nnx.Module):
     def __init__(self, config: BertConfig, key: jax.Array):
         c, D, V = config, config.width, config.vocabulary.outputs
         keys = jax.random.split(key, 3)
-        self.table = layers.param(keys[0], (V, D), (None, None), scale=0.02)  # that of STOP is the mask's
-        self.blocks = layers.stack(lambda k: Block(c.sizes, k), c.layers, keys[1])
+        self.table = param(keys[0], (V, D), (None, None), scale=0.02)  # that of STOP is the mask's
+        self.blocks = stack(lambda k: Block(c.sizes, k), c.layers, keys[1])
         self.slots = Slots(D, c.hidden, 1, keys[2])
-        self.head = layers.param(None, (c.hidden, V), (None, None), scale=0.0)
+        self.head = param(None, (c.hidden, V), (None, None), scale=0.0)
         self.config = config
 
     def states(

@@ -57,6 +57,7 @@ from bytelm.models.byte2word_parts import (
 from bytelm.models.pieces import Candidates, Targets, Vocabulary, vocabulary
 from bytelm.models.sizes import check_positive
 from bytelm.models.words_layout import Layout, read_layout, room
+from bytelm.parameters import param, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +86,10 @@ class Byte2Word(nnx.Module):
         c, D, F = config, config.width, config.hidden
         keys = jax.random.split(key, 4)
         self.reader = WordEncoder(c, keys[0])
-        self.start = layers.param(keys[1], (D,), (None,))
-        self.blocks = layers.stack(lambda k: Block(c.sizes, k), c.layers, keys[2])
+        self.start = param(keys[1], (D,), (None,))
+        self.blocks = stack(lambda k: Block(c.sizes, k), c.layers, keys[2])
         self.slots = Slots(D, F, c.cap, keys[3])
-        self.head = layers.param(None, (F, c.vocabulary.outputs), (None, None), scale=0.0)
+        self.head = param(None, (F, c.vocabulary.outputs), (None, None), scale=0.0)
         self.config = config
 
     # ---- whole rows ------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bytelm import layers
 from bytelm.layers import Block
 from bytelm.lm import MASK
 from bytelm.loss import Batch, Counts
@@ -33,6 +32,7 @@ from bytelm.models.byte2word_parts import (
 from bytelm.models.masking import Hidden, Masking
 from bytelm.models.pieces import Targets
 from bytelm.models.words_layout import Layout, read_layout
+from bytelm.parameters import param, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ class MaskedByte2Word(nnx.Module):
         c, D, F = config, config.width, config.hidden
         keys = jax.random.split(key, 3)
         self.reader = WordEncoder(c, keys[0])
-        self.blocks = layers.stack(lambda k: Block(c.sizes, k), c.layers, keys[1])
+        self.blocks = stack(lambda k: Block(c.sizes, k), c.layers, keys[1])
         self.slots = Slots(D, F, c.cap, keys[2])
-        self.head = layers.param(None, (F, c.vocabulary.outputs), (None, None), scale=0.0)
+        self.head = param(None, (F, c.vocabulary.outputs), (None, None), scale=0.0)
         self.config = config
 
     def states(

@@ -16,6 +16,7 @@ from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.models.pooling import Attention
 from bytelm.models.sizes import Ruled, Stacked, check_heads, check_positive, check_rotary
 from bytelm.models.words_layout import Layout
+from bytelm.parameters import param
 
 STOP = LAW  # the end of a word, the last of 258 outputs
 
@@ -99,8 +100,8 @@ class WordEncoder(nnx.Module):
     def __init__(self, config: WordSizes, key: jax.Array):
         c, D = config, config.byte_width
         one, two, three = jax.random.split(key, 3)
-        self.table = layers.param(one, (NUM_SYMBOLS, D), (None, None), scale=0.02)
-        self.places = layers.param(two, (c.cap, D), (None, None), scale=0.02)
+        self.table = param(one, (NUM_SYMBOLS, D), (None, None), scale=0.02)
+        self.places = param(two, (c.cap, D), (None, None), scale=0.02)
         self.pool = Attention(c.byte_sizes, c.queries, three, width=c.width)
         self.dtype = c.dtype
 
@@ -130,9 +131,9 @@ class Slots(nnx.Module):
     def __init__(self, width: int, hidden: int, slots: int, key: jax.Array):
         one, two = jax.random.split(key)
         self.norm = layers.RMSNorm(width)
-        self.rows = layers.param(one, (slots, width), (None, None), scale=0.5)
+        self.rows = param(one, (slots, width), (None, None), scale=0.5)
         # Not cut along "tensor": the norm and the outputs after it want whole vectors.
-        self.wide = layers.param(two, (width, hidden), ("embed", None), inputs=1)
+        self.wide = param(two, (width, hidden), ("embed", None), inputs=1)
         self.norm_out = layers.RMSNorm(hidden)
 
     def __call__(self, z_D: jax.Array, slot: jax.Array) -> jax.Array:

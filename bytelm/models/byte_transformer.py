@@ -20,6 +20,7 @@ from bytelm.layers import Block
 from bytelm.lm import LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of, nats_of
 from bytelm.models.sizes import Stacked, check_rotary
+from bytelm.parameters import param, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +61,10 @@ class ByteTransformer(nnx.Module):
     def __init__(self, config: ByteTransformerConfig, key: jax.Array):
         table, blocks = jax.random.split(key)
         # In and out the table is replicated: 261 rows are the reward for being token-free.
-        self.table = layers.param(table, (NUM_SYMBOLS, config.width), (None, None), scale=0.02)
-        self.blocks = layers.stack(lambda k: Block(config.sizes, k), config.layers, blocks)
+        self.table = param(table, (NUM_SYMBOLS, config.width), (None, None), scale=0.02)
+        self.blocks = stack(lambda k: Block(config.sizes, k), config.layers, blocks)
         self.norm = layers.RMSNorm(config.width)
-        self.head = layers.param(None, (config.width, LAW), (None, None), scale=0.0)
+        self.head = param(None, (config.width, LAW), (None, None), scale=0.0)
         self.config = config
 
     def __call__(

@@ -10,7 +10,7 @@ from flax import nnx
 
 from bytelm import layers, sharding
 from bytelm.attention import attend
-from bytelm.layers import param
+from bytelm.parameters import param
 
 
 class Block(nnx.Module):

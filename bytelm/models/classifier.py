@@ -23,6 +23,7 @@ from bytelm import layers
 from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models.backbones import BACKBONES, BackboneConfig
 from bytelm.models.byte_transformer import ByteTransformerConfig
+from bytelm.parameters import param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Classifier(nnx.Module):
     def __init__(self, config: ClassifierConfig, key: jax.Array):
         self.backbone = BACKBONES[type(config.backbone)](config.backbone, key)
         shape = (config.backbone.width, len(config.labels))
-        self.head = layers.param(None, shape, (None, None), scale=0.0)
-        self.bias = layers.param(None, shape[1:], (None,), scale=0.0)
+        self.head = param(None, shape, (None, None), scale=0.0)
+        self.bias = param(None, shape[1:], (None,), scale=0.0)
         if config.centring:
-            self.center = layers.param(None, shape[1:], (None,), scale=0.0)  # the running mean of logits
+            self.center = param(None, shape[1:], (None,), scale=0.0)  # the running mean of logits
         self.config = config
 
     def __call__(

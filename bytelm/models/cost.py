@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from bytelm import layers, models
-from bytelm.layers import Params
+from bytelm import models
+from bytelm.parameters import Params, flat, params_of, with_params
 
 TABLES = ("table", "ngrams", "head")  # the parameters, by name, with a row for each symbol or hash of some
 EMBEDDING = (
@@ -36,7 +36,7 @@ class Parameters(NamedTuple):
 def parameters(config: Any) -> Parameters:
     """The sizes of a model, from its config; nothing is computed."""
     params = _params(config)[1]
-    tables = {path: x for path, x in layers.flat(params).items() if path.split("/")[-1] in TABLES}
+    tables = {path: x for path, x in flat(params).items() if path.split("/")[-1] in TABLES}
     return Parameters(size_of(params), size_of(tables))
 
 
@@ -73,7 +73,7 @@ def flops(config: Any, length: int) -> Flops:
     model, params = _params(config)
     row_1T = jax.ShapeDtypeStruct((1, length), jnp.int32)
     batch = dict.fromkeys(("inputs", "targets", "documents"), row_1T)
-    count = compiler_flops(lambda params, batch: layers.with_params(model, params).nats(batch), params, batch)
+    count = compiler_flops(lambda params, batch: with_params(model, params).nats(batch), params, batch)
     return Flops(models.flops(config, length), count / length)
 
 
@@ -111,4 +111,4 @@ def _unrolled(x: Any) -> Any:
 
 def _params(config: Any) -> tuple[Any, Params]:
     model = jax.eval_shape(lambda: models.build(config, jax.random.key(0)))
-    return model, layers.params_of(model)
+    return model, params_of(model)

@@ -25,13 +25,13 @@ from flax import nnx
 
 from bytelm import layers, words
 from bytelm.attention import attend_cached
-from bytelm.layers import param
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.loss import Batch, Counts, counts_of
 from bytelm.models import pooling
 from bytelm.models.classic_block import Block, LayerNorm, run
 from bytelm.models.sizes import Ruled, check_positive
 from bytelm.models.words_layout import read_layout, room
+from bytelm.parameters import param, stack
 from bytelm.words import State
 
 STOP = LAW  # the end of a word, the last of 258 outputs
@@ -99,17 +99,17 @@ class LearnYourTokens(nnx.Module):
         c, D, P = config, config.width, config.vectors
         keys = jax.random.split(key, 8)
 
-        def stack(key: jax.Array, depth: int, heads: int, post: bool) -> Any:
-            return layers.stack(lambda k: Block(D, heads, c.mlp_width, c.dropout, post, k), depth, key)
+        def blocks(key: jax.Array, depth: int, heads: int, post: bool) -> Any:
+            return stack(lambda k: Block(D, heads, c.mlp_width, c.dropout, post, k), depth, key)
 
         self.table = param(keys[0], (NUM_SYMBOLS, D), (None, None), scale=0.02)
         self.places = param(keys[1], (c.cap, D), (None, None), scale=0.02)
         self.vectors = param(keys[2], (P, D), (None, None), scale=0.02)
         self.start = param(keys[3], (P, D), (None, None), scale=0.02)  # before a document's first word
         self.positions = param(keys[4], (c.words * P, D), (None, None), scale=0.02)
-        self.encoder = stack(keys[5], c.encoder_layers, c.encoder_heads, True)
-        self.blocks = stack(keys[6], c.layers, c.heads, False)
-        self.decoder = stack(keys[7], c.decoder_layers, c.heads, False)
+        self.encoder = blocks(keys[5], c.encoder_layers, c.encoder_heads, True)
+        self.blocks = blocks(keys[6], c.layers, c.heads, False)
+        self.decoder = blocks(keys[7], c.decoder_layers, c.heads, False)
         self.norm_words, self.norm = LayerNorm(D), LayerNorm(D)
         self.head = param(None, (D, LAW + 1), (None, None), scale=0.0)
         self.config = config

@@ -18,6 +18,7 @@ from bytelm import layers, sharding
 from bytelm.attention import attend
 from bytelm.layers import Block, Sizes
 from bytelm.models.words_layout import Layout
+from bytelm.parameters import param, stack
 
 _NEVER = -1e30
 
@@ -57,13 +58,13 @@ class Attention(nnx.Module):
         D, N, H = sizes.width, sizes.heads, sizes.head_width
         one, two, three, four = jax.random.split(key, 4)
         self.norm = layers.RMSNorm(D)
-        self.query = layers.param(one, (vectors, N, H), (None, "heads", None))
-        self.key = layers.param(two, (D, N, H), ("embed", "heads", None), inputs=1)
-        self.value = layers.param(three, (D, N, H), ("embed", "heads", None), inputs=1)
+        self.query = param(one, (vectors, N, H), (None, "heads", None))
+        self.key = param(two, (D, N, H), ("embed", "heads", None), inputs=1)
+        self.value = param(three, (D, N, H), ("embed", "heads", None), inputs=1)
         if width is None:
-            self.out = layers.param(four, (N, H, D), ("heads", None, "embed"), inputs=2)
+            self.out = param(four, (N, H, D), ("heads", None, "embed"), inputs=2)
         else:
-            self.out = layers.param(four, (vectors, N, H, width), (None, "heads", None, "embed"), inputs=3)
+            self.out = param(four, (vectors, N, H, width), (None, "heads", None, "embed"), inputs=3)
         self.joined = width is not None
 
     def packed(self, x_BTD: jax.Array, layout: Layout, words: int, key: Any = None) -> jax.Array:
@@ -119,8 +120,8 @@ class Prefix(nnx.Module):
 
     def __init__(self, sizes: Sizes, vectors: int, depth: int, cap: int, key: jax.Array):
         one, two = jax.random.split(key)
-        self.vectors = layers.param(one, (vectors, sizes.width), (None, None), scale=0.5)
-        self.blocks = layers.stack(lambda k: Block(sizes, k), depth, two)
+        self.vectors = param(one, (vectors, sizes.width), (None, None), scale=0.5)
+        self.blocks = stack(lambda k: Block(sizes, k), depth, two)
         self.depth, self.reach = depth, cap + vectors
 
     def packed(self, x_BTD: jax.Array, layout: Layout, words: int, key: Any = None) -> jax.Array:

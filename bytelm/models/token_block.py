@@ -12,6 +12,7 @@ from flax import nnx
 from bytelm import layers
 from bytelm.models import rotary
 from bytelm.models.token_lm_config import Activation, TokenLMConfig
+from bytelm.parameters import param
 
 _ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -31,8 +32,8 @@ class Norm(nnx.Module):
 
     def __init__(self, width: int, config: TokenLMConfig, kind: str | None = None):
         self.kind = kind or config.norm
-        self.scale = layers.param(None, (width,), (None,), scale=0.0 if self.kind == "rms_plus_one" else 1.0)
-        self.bias = layers.param(None, (width,), (None,), scale=0.0) if self.kind == "layer" else None
+        self.scale = param(None, (width,), (None,), scale=0.0 if self.kind == "rms_plus_one" else 1.0)
+        self.bias = param(None, (width,), (None,), scale=0.0) if self.kind == "layer" else None
         self.epsilon = config.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,9 +52,9 @@ class FeedForward(nnx.Module):
     def __init__(self, config: TokenLMConfig, key: jax.Array):
         D, F = config.width, config.F
         a, b = jax.random.split(key)
-        self.gate = layers.param(a, (D, F), ("embed", "mlp"), inputs=1) if config.gated else None
-        self.up = layers.param(b, (D, F), ("embed", "mlp"), inputs=1)
-        self.down = layers.param(None, (F, D), ("mlp", "embed"), inputs=1, scale=0.0)
+        self.gate = param(a, (D, F), ("embed", "mlp"), inputs=1) if config.gated else None
+        self.up = param(b, (D, F), ("embed", "mlp"), inputs=1)
+        self.down = param(None, (F, D), ("mlp", "embed"), inputs=1, scale=0.0)
         bias = config.mlp_bias
         self.gate_bias = _bias((F,), ("mlp",)) if bias and config.gated else None
         self.up_bias = _bias((F,), ("mlp",)) if bias else None
@@ -77,11 +78,11 @@ class Block(nnx.Module):
         c, D, N, K, H = config, config.width, config.heads, config.K, config.H
         keys = jax.random.split(key, 4)
         self.norm_attention, self.norm_mlp = Norm(D, c), Norm(D, c)
-        self.query = layers.param(keys[0], (D, N, H), ("embed", "heads", None), inputs=1)
-        self.key = layers.param(keys[1], (D, K, H), ("embed", "heads", None), inputs=1)
-        self.value = layers.param(keys[2], (D, K, H), ("embed", "heads", None), inputs=1)
+        self.query = param(keys[0], (D, N, H), ("embed", "heads", None), inputs=1)
+        self.key = param(keys[1], (D, K, H), ("embed", "heads", None), inputs=1)
+        self.value = param(keys[2], (D, K, H), ("embed", "heads", None), inputs=1)
         # Starting at zero, a layer adds nothing to the stream until it has learned what to add.
-        self.out = layers.param(None, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.0)
+        self.out = param(None, (N, H, D), ("heads", None, "embed"), inputs=2, scale=0.0)
         self.query_bias = _bias((N, H), ("heads", None)) if c.qkv_bias else None
         self.key_bias = _bias((K, H), ("heads", None)) if c.qkv_bias else None
         self.value_bias = _bias((K, H), ("heads", None)) if c.qkv_bias else None
@@ -146,7 +147,7 @@ def attend_masked(
 
 
 def _bias(shape: tuple[int, ...], names: tuple[str | None, ...]) -> nnx.Param:
-    return layers.param(None, shape, names, scale=0.0)
+    return param(None, shape, names, scale=0.0)
 
 
 def _add(x: jax.Array, bias: nnx.Param | None) -> jax.Array:

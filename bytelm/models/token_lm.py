@@ -16,11 +16,11 @@ from flax import nnx
 
 from bytelm import layers, sharding
 from bytelm.attention import attend
-from bytelm.layers import Params
 from bytelm.loss import Batch, Counts
 from bytelm.models import rotary
 from bytelm.models.token_block import Block, Norm, attend_masked
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import Params, param, params_of, stack, with_params
 
 
 class TokenTransformer(nnx.Module):
@@ -29,19 +29,19 @@ class TokenTransformer(nnx.Module):
     def __init__(self, config: TokenLMConfig, key: jax.Array, *, stacked: bool = True):
         D, V = config.width, config.vocab_size
         table, positions, blocks = jax.random.split(key, 3)
-        self.table = layers.param(table, (V, D), (None, "embed"), scale=0.02)
+        self.table = param(table, (V, D), (None, "embed"), scale=0.02)
         self.positions = (
-            layers.param(positions, (config.context, D), (None, "embed"), scale=0.02)
+            param(positions, (config.context, D), (None, "embed"), scale=0.02)
             if config.rope is None
             else None
         )
         self.blocks: Any
         if stacked:
-            self.blocks = layers.stack(lambda k: Block(config, k), config.layers, blocks)
+            self.blocks = stack(lambda k: Block(config, k), config.layers, blocks)
         else:
             self.blocks = nnx.List([Block(config, k) for k in jax.random.split(blocks, config.layers)])
         self.norm = Norm(D, config)
-        self.head = None if config.tied else layers.param(None, (D, V), ("embed", None), scale=0.0)
+        self.head = None if config.tied else param(None, (D, V), ("embed", None), scale=0.0)
         self.config = config
 
     def __call__(
@@ -82,10 +82,10 @@ class TokenTransformer(nnx.Module):
 
         Left to itself the partitioner sends the activations around instead, several times a step.
         """
-        params, dtype = layers.params_of(self), layers.compute_dtype(self.config.dtype)
+        params, dtype = params_of(self), layers.compute_dtype(self.config.dtype)
         for name in {"table", "head"} & params.keys():
             params[name] = sharding.constrain(params[name].astype(dtype), None, None)
-        return layers.with_params(self, params)
+        return with_params(self, params)
 
     @staticmethod
     def counts(batch: Batch) -> Counts:

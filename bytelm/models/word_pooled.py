@@ -27,6 +27,7 @@ from bytelm.loss import Batch, Counts, counts_of, nats_of
 from bytelm.models import byte_embedding, pooling, words_cache
 from bytelm.models.word_pooled_config import WordPooledConfig
 from bytelm.models.words_layout import Layout, read_layout, room
+from bytelm.parameters import paced, param, stack
 
 
 class Read(NamedTuple):
@@ -52,34 +53,30 @@ class WordPooled(nnx.Module):
         keys = jax.random.split(key, 10)
         bytes_, words_ = c.byte_rate, c.word_rate
         if c.embedding == "learned":
-            self.table = layers.param(keys[0], (NUM_SYMBOLS, D), (None, None), scale=0.02)
+            self.table = param(keys[0], (NUM_SYMBOLS, D), (None, None), scale=0.02)
         if c.ngrams:
             shape = (len(byte_embedding.SIZES), c.ngrams, D)
-            self.ngrams = layers.param(keys[1], shape, (None, None, None), scale=0.02)
+            self.ngrams = param(keys[1], shape, (None, None, None), scale=0.02)
         if c.lexinvariant:
-            self.lexical = layers.param(keys[8], (D, D), (None, None), inputs=1)
-        self.places = layers.param(keys[2], (c.cap, D), (None, None), scale=0.02)
+            self.lexical = param(keys[8], (D, D), (None, None), inputs=1)
+        self.places = param(keys[2], (c.cap, D), (None, None), scale=0.02)
         if c.pooling == "prefix":
             self.pool: Any = pooling.Prefix(c.byte_sizes, c.vectors, c.encoder_layers, c.cap, keys[3])
         else:
-            self.encoder = layers.paced(
-                layers.stack(lambda k: Block(c.byte_sizes, k), c.encoder_layers, keys[4]), bytes_
-            )
+            self.encoder = paced(stack(lambda k: Block(c.byte_sizes, k), c.encoder_layers, keys[4]), bytes_)
             if c.pooling == "attention":
                 self.pool = pooling.Attention(c.byte_sizes, c.vectors, keys[3])
             else:
                 self.pool = pooling.Last() if c.pooling == "last" else pooling.Mean()
-        layers.paced(self.pool, bytes_)
+        paced(self.pool, bytes_)
         self.norm_up = layers.RMSNorm(D)
-        self.up = layers.param(keys[5], (D, M), (None, "embed"), inputs=1)
-        self.blocks = layers.paced(layers.stack(lambda k: Block(c.sizes, k), c.layers, keys[6]), words_)
+        self.up = param(keys[5], (D, M), (None, "embed"), inputs=1)
+        self.blocks = paced(stack(lambda k: Block(c.sizes, k), c.layers, keys[6]), words_)
         self.norm_down = layers.RMSNorm(M)
-        self.down = layers.param(keys[7], (c.vectors, M, c.parts, D), (None, "embed", None, None), inputs=2)
-        self.decoder = layers.paced(
-            layers.stack(lambda k: Block(c.byte_sizes, k), c.decoder_layers, keys[9]), bytes_
-        )
+        self.down = param(keys[7], (c.vectors, M, c.parts, D), (None, "embed", None, None), inputs=2)
+        self.decoder = paced(stack(lambda k: Block(c.byte_sizes, k), c.decoder_layers, keys[9]), bytes_)
         self.norm = layers.RMSNorm(D)
-        self.head = layers.param(None, (D, LAW), (None, None), scale=0.0)
+        self.head = param(None, (D, LAW), (None, None), scale=0.0)
         self.config = config
 
     def __call__(

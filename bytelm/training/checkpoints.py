@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bytelm.layers import Params
+from bytelm.parameters import Params, flat
 from bytelm.training import hosts
 from bytelm.training.step import TrainState
 
@@ -145,12 +145,28 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and its storage raise many kinds for a file that is not whole
-            raise OSError(
-                f"{self.folder / str(step)}: the checkpoint cannot be read ({_cause(error)})"
-            ) from error
+            where = self.folder / str(step)
+            wanted = items.get("params", items.get("ema"))
+            other = wanted and _other_model(where / ("params" if "params" in items else "ema"), wanted.item)
+            raise OSError(f"{where}: the checkpoint cannot be read ({other or _cause(error)})") from error
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _other_model(saved: Path, wanted: Params) -> str | None:
+    """How the arrays of a checkpoint are not those of a model; None where they are, or cannot be known."""
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            there = flat(reader.metadata(saved).item_metadata.tree)
+    except Exception:  # what is wrong with it is another error's to say
+        return None
+    shapes, expected = ({name: tuple(x.shape) for name, x in of.items()} for of in (there, flat(wanted)))
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            has, wants = (str(list(of[name])) if name in of else "none" for of in (shapes, expected))
+            return f"of another model: {name} is {has} there, {wants} in the model of its config"
+    return None
 
 
 def _placed(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonState
 
 from bytelm import sharding
-from bytelm.layers import Params
+from bytelm.parameters import Params
 
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Newton-Schulz, steepest at zero, as in optax
 STEPS = 5

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from bytelm.layers import Params
+from bytelm.parameters import Params
 from bytelm.training.muon import scale_by_muon, scale_to_rms
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def make_optimizer(
     Args:
       config: its rate and schedule are left to `learning_rate`.
       matrices: for each parameter the axes (inputs, outputs) of a matrix or None
-        (`bytelm.layers.matrices_of`). Only matrices decay; under Muon all else follows Adam with
+        (`bytelm.parameters.matrices_of`). Only matrices decay; under Muon all else follows Adam with
         Nesterov's momentum, as optax has it.
-      rates: for each parameter the multiple of the rate at which it moves (`bytelm.layers.rates_of`); decay
-        is multiplied too. None: 1.
-      specs: how each parameter is cut over the mesh (`bytelm.layers.specs_of`). Without, Muon computes what
-        is right on a mesh too, but sends much.
+      rates: for each parameter the multiple of the rate at which it moves (`bytelm.parameters.rates_of`);
+        decay is multiplied too. None: 1.
+      specs: how each parameter is cut over the mesh (`bytelm.parameters.specs_of`). Without, Muon computes
+        what is right on a mesh too, but sends much.
     """
 
     def is_leaf(x):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.config import Config
+from bytelm.parameters import on_one_device
 from bytelm.training.metrics import write_whole
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Sampler:
         settings: dict[str, Any] = {
             "max_bytes": c.max_bytes, "temperature": c.temperature, "top_p": c.top_p, "seed": step,
         }  # fmt: skip
-        params = layers.on_one_device(params)
+        params = on_one_device(params)
         if self._tokens is None:
             from bytelm.generate import generate
 

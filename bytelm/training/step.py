@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bytelm import layers, sharding
-from bytelm.layers import Params
+from bytelm import sharding
 from bytelm.loss import Batch, Counts, sums_of, with_loss
+from bytelm.parameters import Params, params_of, specs_of, with_params
 
 
 class TrainState(NamedTuple):
@@ -29,8 +29,8 @@ class TrainState(NamedTuple):
 
 def state_shardings(model: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, ema: bool):
     """How a `TrainState` is cut over `mesh`: what the optimizer holds of a parameter, as the parameter."""
-    specs = layers.specs_of(model)
-    shapes = layers.params_of(model)
+    specs = specs_of(model)
+    shapes = params_of(model)
     whole = sharding.named(mesh)
     params = jax.tree.map(lambda s: jax.sharding.NamedSharding(mesh, s), specs)
     by_path = {_names(path): s for path, s in jax.tree_util.tree_flatten_with_path(params)[0]}
@@ -51,7 +51,7 @@ def new_state(
     make: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, key: jax.Array, ema: bool
 ) -> TrainState:
     """Step 0. Call under `jax.jit` with `state_shardings` as out_shardings: nothing is ever whole."""
-    params = layers.params_of(make(key))
+    params = params_of(make(key))
     return TrainState(jnp.int32(0), params, optimizer.init(params), params if ema else None)
 
 
@@ -65,7 +65,7 @@ def make_train_step(model: Any, optimizer: optax.GradientTransformation, accumul
     """
 
     def loss_of(params: Params, part: Batch, key: jax.Array | None, total: jax.Array):
-        whole, followers = layers.with_params(model, params), {}
+        whole, followers = with_params(model, params), {}
         if hasattr(model, "nats_and_followers"):
             nats_BT, followers = whole.nats_and_followers(part, key)
         else:
@@ -117,7 +117,7 @@ def make_eval_step(model: Any):
     models of hidden words also which are right, and which were asked for [B, W]."""
 
     def eval_step(params: Params, batch: Batch) -> tuple[Any, ...]:
-        whole = layers.with_params(model, params)
+        whole = with_params(model, params)
         found = whole.nats(batch), model.counts(batch)
         return (*found, *whole.right(batch)) if hasattr(model, "right") else found
 
@@ -128,6 +128,6 @@ def make_judge_step(model: Any):
     """``(params, batch) -> (nats, choice, counts)`` of a classifier: what it makes of each target [B, T]."""
 
     def judge_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, Counts]:
-        return *layers.with_params(model, params).judge(batch), model.counts(batch)
+        return *with_params(model, params).judge(batch), model.counts(batch)
 
     return judge_step

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from checking.timing import peak_gigabytes, seconds
 
-from bytelm import layers
 from bytelm.exact.scoring import device
 from bytelm.models import TokenLMConfig
+from bytelm.parameters import params_of
 from bytelm.tokenized import TransformerLM, abstract
 
 
@@ -39,7 +39,7 @@ def _tree(depth: int, width: int, vocabulary: int) -> dict[str, Any]:
         context=4096,
         dtype="bfloat16",
     )
-    shapes = layers.params_of(abstract(config))
+    shapes = params_of(abstract(config))
     make = jax.jit(lambda: jax.tree.map(lambda x: jnp.full(x.shape, 0.01, jnp.bfloat16), shapes))
     lm = TransformerLM(config, make())
     padded = -(-vocabulary // 256) * 256

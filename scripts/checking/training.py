@@ -11,9 +11,10 @@ import optax
 from checking.models import WORDS_1B, WORDS_100M, batch, flat, words
 from checking.timing import peak_gigabytes, seconds
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.devices import device_of
 from bytelm.models import ByteTransformerConfig, TokenLMConfig, WordPooledConfig
+from bytelm.parameters import with_params
 from bytelm.training.step import make_train_step, new_state
 
 
@@ -49,7 +50,7 @@ def _trainer(config: Any):
     start = jax.jit(lambda key: new_state(make, optimizer, key, False))
 
     def loss(params, data):
-        return jnp.mean(layers.with_params(model, params).nats(data))
+        return jnp.mean(with_params(model, params).nats(data))
 
     step = jax.jit(make_train_step(model, optimizer, 1, None), donate_argnums=0)
     return lambda: start(jax.random.key(0)), step, loss

@@ -12,7 +12,7 @@ from cases import CASES, TOKENS_BT
 
 from bytelm import hub, sharding
 from bytelm.hub.families import read_config, write_config
-from bytelm.layers import flat
+from bytelm.parameters import flat
 
 every_case = pytest.mark.parametrize("name", CASES)
 

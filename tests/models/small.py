@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bytelm import layers, models
+from bytelm import models
+from bytelm.parameters import params_of, with_params
 
 SIZES = {
     **{"layers": 2, "width": 16, "heads": 2, "key_heads": 1, "mlp_width": 24, "rope_base": 100.0},
@@ -35,7 +36,7 @@ def awake(model: Any, seed: int = 1) -> Any:
         value = random.standard_normal(x.shape) * fan_in**-0.5 + scale
         return jnp.asarray(value, x.dtype)
 
-    return layers.with_params(model, jax.tree_util.tree_map_with_path(wake, layers.params_of(model)))
+    return with_params(model, jax.tree_util.tree_map_with_path(wake, params_of(model)))
 
 
 def build(kind: type, **changes: Any) -> Any:

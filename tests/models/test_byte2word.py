@@ -11,12 +11,13 @@ import pytest
 import small
 from fakes import assert_byte_lm
 
-from bytelm import layers, words
+from bytelm import words
 from bytelm.generate import generate
 from bytelm.lm import END, LAW
 from bytelm.models import Byte2WordConfig, cost
 from bytelm.models.byte2word_cache import start as model_start
 from bytelm.models.byte2word_parts import STOP
+from bytelm.parameters import params_of
 from bytelm.trained import TrainedLM
 
 T = 40
@@ -104,7 +105,7 @@ def cut(config, symbols):
 
 
 def float64(model):
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), layers.params_of(model))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), params_of(model))
 
 
 @every_rule
@@ -150,7 +151,7 @@ def defined(config, params, symbols):
 @pytest.fixture(scope="module", params=RULES)
 def both(request):
     model = build(rule=request.param, words=32)
-    return model, TrainedLM(model, layers.params_of(model), 32)
+    return model, TrainedLM(model, params_of(model), 32)
 
 
 def test_law_is_the_one_defined(both):

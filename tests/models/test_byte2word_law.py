@@ -11,10 +11,11 @@ import pytest
 from fakes import assert_byte_lm
 from test_byte2word import build, cut, documents, encoded, float64, rows, slot_law, stacked
 
-from bytelm import layers, words
+from bytelm import words
 from bytelm.generate import generate
 from bytelm.lm import END, LAW
 from bytelm.models import byte2word_law, pieces
+from bytelm.parameters import params_of
 from bytelm.trained import TrainedLM
 
 PIECES = pieces.to_text(
@@ -81,7 +82,7 @@ def test_every_byte_stays_possible(tiny):
 @pytest.fixture(scope="module", params=["runs", pytest.param("closing", marks=pytest.mark.slow)])
 def both(request):
     model = build(rule=request.param, words=32, pieces=PIECES)
-    return model, TrainedLM(model, layers.params_of(model), 32)
+    return model, TrainedLM(model, params_of(model), 32)
 
 
 def spelled_by(v, laws, x):

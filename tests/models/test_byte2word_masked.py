@@ -11,11 +11,12 @@ import pytest
 import small
 from test_byte2word import cut, encoded, float64, slot_law, stacked
 
-from bytelm import layers, models, words
+from bytelm import models, words
 from bytelm.config import Optimizer
 from bytelm.lm import END, MASK
 from bytelm.models import BertConfig, MaskedByte2WordConfig, masking, pieces
 from bytelm.models.masking import MASKED
+from bytelm.parameters import flat, matrices_of, nested, params_of, rates_of, with_params
 from bytelm.training.optimizer import make_optimizer
 from bytelm.training.step import TrainState, make_train_step
 
@@ -144,11 +145,11 @@ def test_nothing_of_a_hidden_word_is_known(both):
     same_MV, moved_MV, _ = np.asarray(run(leaking)[-1])[:, :3]
     assert np.abs(same_MV - moved_MV).max() > 1e-3  # control: a hidden word that is read
 
-    params, v = layers.flat(layers.params_of(model)), model.config.vocabulary
+    params, v = flat(params_of(model)), model.config.vocabulary
     name = "table" if isinstance(model.config, BertConfig) else "reader/table"
 
     def loss(table, batch):
-        whole = layers.with_params(model, layers.nested({**params, name: table}))
+        whole = with_params(model, nested({**params, name: table}))
         return jnp.sum(jnp.sin(whole._predict(batch, None)[1][0, :1]))
 
     grad = jax.jit(jax.grad(loss))
@@ -328,8 +329,8 @@ def test_cut_is_that_of_the_rule():
 def test_a_step_of_training_hides_by_its_key(kind):
     """Other words with each step, the same in however many parts; all that is counted is that choice."""
     model, of, found = build(kind, share=0.15), batch(8), {}
-    optimizer = make_optimizer(Optimizer(name="adamw"), layers.matrices_of(model), layers.rates_of(model))
-    params = layers.params_of(model)
+    optimizer = make_optimizer(Optimizer(name="adamw"), matrices_of(model), rates_of(model))
+    params = params_of(model)
     for parts in (1, 2):
         step = jax.jit(make_train_step(model, optimizer, parts, None))
         for at in (0, 1):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import small
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.models import ByteTransformerConfig
+from bytelm.parameters import params_of
 
 T = 20
 
@@ -55,7 +56,7 @@ def written_out(config, params, symbols_BT, documents_BT):
 @pytest.mark.parametrize("window", [None, 5])
 def test_scanned_equals_written_out(window):
     model = small.build(ByteTransformerConfig, layers=3, heads=4, key_heads=2, window=window)
-    params = layers.params_of(model)
+    params = params_of(model)
     documents_BT = np.digitize(np.arange(T), [7, 13])[None].repeat(2, axis=0)
     found = jax.jit(model.__call__)(symbols(2), documents_BT)
     slow = jax.jit(functools.partial(written_out, model.config))

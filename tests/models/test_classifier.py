@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import small
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.lm import END
 from bytelm.models import ClassifierConfig
+from bytelm.parameters import flat, params_of, with_params
 
 T, EDGES, LABELS = 24, (9, 17), ("no", "yes", 3)
 every_backbone = pytest.mark.parametrize("kind", models.BACKBONES, ids=lambda kind: kind.__name__)
@@ -112,9 +113,9 @@ def test_counts_and_nats():
 def test_training_centres_the_logits_over_documents():
     """Its nats are those in use once `center` is the mean of the batch's documents."""
     model, data = build(models.ByteTransformerConfig, gain=20.0, centring=1.0), batch(2)
-    params, told_BT = layers.params_of(model), np.asarray(data["labels"]) >= 0
+    params, told_BT = params_of(model), np.asarray(data["labels"]) >= 0
     nats_BT, followers = jax.jit(model.nats_and_followers)(data)
-    there = layers.with_params(model, {**params, **followers})
+    there = with_params(model, {**params, **followers})
     run = jax.jit(
         lambda model: (model.nats(data), model(data["inputs"], data["documents"]) - model.bias[...])
     )
@@ -132,10 +133,10 @@ def test_one_document_teaches_unless_logits_are_centred():
         data["labels"] = data["labels"].at[0, jnp.array([EDGES[1] - 1, T - 4])].set(-1)
 
         def loss(params):
-            nats_BT, _ = layers.with_params(model, params).nats_and_followers(data)
+            nats_BT, _ = with_params(model, params).nats_and_followers(data)
             return jnp.sum(nats_BT, where=data["labels"] >= 0)
 
-        return np.abs(jax.jit(jax.grad(loss))(layers.params_of(model))["head"]).max()
+        return np.abs(jax.jit(jax.grad(loss))(params_of(model))["head"]).max()
 
     assert moved(0.0) > 1e-3
     assert moved(0.3) == 0.0
@@ -169,13 +170,13 @@ def test_bad_sizes(fields, said):
 def test_gradients_reach_what_they_should_and_no_more():
     """All of the states' parameters, and none of the backbone's head."""
     model, data = build(models.WordPooledConfig), batch()
-    params = layers.params_of(model)
+    params = params_of(model)
 
     def loss(params):
         counts = model.counts(data)
-        return jnp.sum(jnp.where(counts.labels, layers.with_params(model, params).nats(data), 0.0))
+        return jnp.sum(jnp.where(counts.labels, with_params(model, params).nats(data), 0.0))
 
-    grads = layers.flat(jax.jit(jax.grad(loss))(params))
+    grads = flat(jax.jit(jax.grad(loss))(params))
     rests = {name for name, g in grads.items() if not np.asarray(g).any()}
     unused = ("backbone/decoder/", "backbone/down", "backbone/norm/", "backbone/head")
     assert rests == {name for name in grads if name.startswith(unused)}

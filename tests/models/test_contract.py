@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import small
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.lm import END, LAW, NUM_SYMBOLS
 from bytelm.loss import nats_of
+from bytelm.parameters import flat, nested, params_of, with_params
 
 T = 24
 EDGES = (9, 17)  # where documents begin
@@ -71,12 +72,12 @@ def influence(f, params, symbols_1T):
 
     Through the tables of symbols: `symbols_1T` are all different, so each row of a table is one input.
     """
-    flat = layers.flat(params)
-    tables = {path: x for path, x in flat.items() if x.shape[0] == NUM_SYMBOLS}
+    arrays = flat(params)
+    tables = {path: x for path, x in arrays.items() if x.shape[0] == NUM_SYMBOLS}
     assert tables, "the model has no table of symbols to look through"
 
     def at(t, tables):
-        logits_TV = f(layers.nested({**flat, **tables}), symbols_1T)[0]
+        logits_TV = f(nested({**arrays, **tables}), symbols_1T)[0]
         return jnp.sum(logits_TV[t] * jnp.sin(jnp.arange(LAW)))
 
     grads = jax.jit(jax.vmap(jax.grad(at, argnums=1), in_axes=(0, None)))(
@@ -92,8 +93,8 @@ def assert_sees_only(influence_TS, allowed_TS):
 @kinds_with(["whole", "window"])
 def test_causal_by_gradient(kind, case):
     model = small.build(kind, **case)
-    params = layers.params_of(model)
-    found_TS = influence(lambda p, s: layers.with_params(model, p)(s, documents()), params, symbols())
+    params = params_of(model)
+    found_TS = influence(lambda p, s: with_params(model, p)(s, documents()), params, symbols())
     allowed_TS = may_see(case)
     assert_sees_only(found_TS, allowed_TS)
     near_TS = allowed_TS & (np.subtract.outer(np.arange(T), np.arange(T)) < 2)
@@ -102,7 +103,7 @@ def test_causal_by_gradient(kind, case):
     assert seen == 1.0 if kind is not models.Byte2WordConfig else 0.1 < seen < 1.0, seen
 
     leaking_TS = influence(  # a model that looks one symbol ahead
-        lambda p, s: jnp.roll(layers.with_params(model, p)(s, documents()), -1, axis=1), params, symbols()
+        lambda p, s: jnp.roll(with_params(model, p)(s, documents()), -1, axis=1), params, symbols()
     )
     with pytest.raises(AssertionError, match="may not depend"):
         assert_sees_only(leaking_TS, allowed_TS)
@@ -181,12 +182,12 @@ def test_bfloat16_is_near(kind):
 def test_remat_changes_the_program_but_not_the_result(kind):
     """Values and gradients agree; what is computed again differs, or this would compare nothing."""
     model = small.build(kind)
-    params, programs, results = layers.params_of(model), {}, {}
+    params, programs, results = params_of(model), {}, {}
     for remat in ("none", "dots", "full"):
         one = small.build(kind, remat=remat)
 
         def loss(params, one=one):
-            return jnp.mean(nats_of(layers.with_params(one, params)(symbols(), documents()), symbols(3)))
+            return jnp.mean(nats_of(with_params(one, params)(symbols(), documents()), symbols(3)))
 
         programs[remat] = str(jax.make_jaxpr(jax.grad(loss))(params))
         results[remat] = jax.jit(jax.value_and_grad(loss))(params)

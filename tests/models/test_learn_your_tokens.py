@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import small
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.lm import END, LAW
 from bytelm.models import LearnYourTokensConfig
 from bytelm.models.learn_your_tokens import STOP
+from bytelm.parameters import params_of
 
 SIZES = {"words": 30, "cap": 5, "layers": 2, "width": 16, "heads": 2, "mlp_width": 24, "encoder_layers": 1}
 T = 24
@@ -143,7 +144,7 @@ def test_words_beyond_the_limit_lose_their_loss():
 def test_every_parameter_is_used(model):
     one = batch(row(TEXT[: T - 1]), np.ones((1, T), int))
     grads = jax.jit(jax.grad(lambda m: jnp.mean(m.nats(one))))(model)
-    for name, part in layers.params_of(grads).items():
+    for name, part in params_of(grads).items():
         assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(part)), name
     assert STOP == LAW
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm import layers
 from bytelm.models.rotary import Rope, frequencies
 from bytelm.models.token_lm import TokenTransformer, unstack
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import params_of, specs_of, with_params
 from bytelm.tokenized import abstract
 
 V, T = 31, 20
@@ -26,9 +26,9 @@ def stacked(seed=0, **changes):
     model = jax.eval_shape(lambda: TokenTransformer(config, jax.random.key(0)))
     random = np.random.default_rng(seed)
     params = jax.tree.map(
-        lambda x: jnp.asarray(random.standard_normal(x.shape) * 0.4, "float32"), layers.params_of(model)
+        lambda x: jnp.asarray(random.standard_normal(x.shape) * 0.4, "float32"), params_of(model)
     )
-    return layers.with_params(model, params), params
+    return with_params(model, params), params
 
 
 def tokens(seed=0):
@@ -42,12 +42,12 @@ def tokens(seed=0):
 )
 def test_stacked_equals_one_by_one(changes):
     model, params = stacked(**changes)
-    one_by_one = layers.with_params(abstract(model.config), unstack(params))
+    one_by_one = with_params(abstract(model.config), unstack(params))
     documents_BT = np.digitize(np.arange(T), [7, 13])[None].repeat(2, axis=0)
     expected, found = (jax.jit(m.__call__)(tokens(), documents_BT) for m in (model, one_by_one))
     np.testing.assert_allclose(found, expected, atol=2e-5)
     if changes.get("window"):  # the layer without a window is where it should be
-        other = layers.with_params(abstract(TokenLMConfig(**SIZES | {"window": 4})), unstack(params))
+        other = with_params(abstract(TokenLMConfig(**SIZES | {"window": 4})), unstack(params))
         assert np.abs(jax.jit(other.__call__)(tokens(), documents_BT) - expected).max() > 1e-3
 
 
@@ -87,7 +87,7 @@ def test_flops_are_what_the_compiler_counts():
 def test_partitions_fit_parameters():
     config = TokenLMConfig(**SIZES | {"rope": None, "qkv_bias": True, "mlp_bias": True, "norm": "layer"})
     model = jax.eval_shape(lambda: TokenTransformer(config, jax.random.key(0)))
-    shapes, specs = layers.params_of(model), layers.specs_of(model)
+    shapes, specs = params_of(model), specs_of(model)
     for x, spec in zip(jax.tree.leaves(shapes), jax.tree.leaves(specs), strict=True):
         assert len(spec) <= x.ndim
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bytelm import layers
 from bytelm.models import token_cache
 from bytelm.models.rotary import Rope
 from bytelm.models.token_lm_config import TokenLMConfig
+from bytelm.parameters import params_of, with_params
 from bytelm.tokenized import TransformerLM, abstract
 
 V = 29
@@ -30,7 +30,7 @@ KINDS = {
 def build(seed=0, **changes) -> TransformerLM:
     """A model all of whose parameters are at work."""
     config, random = TokenLMConfig(**SMALL | changes), np.random.default_rng(seed)
-    shapes = layers.params_of(abstract(config))
+    shapes = params_of(abstract(config))
     return TransformerLM(
         config,
         jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape) * 0.4, jnp.float32), shapes),
@@ -289,7 +289,7 @@ def test_a_step_copies_no_layer(rows):
     tokens_BT, length_B = np.zeros((rows, 16), np.int32), np.full(rows, 3)
     _, cache = lm.open(lm.params, tokens_BT, length_B, slots=4096, nodes=0)
     step = jax.jit(
-        lambda params, *a: token_cache.extend(layers.with_params(abstract(lm.config), params), *a),
+        lambda params, *a: token_cache.extend(with_params(abstract(lm.config), params), *a),
         donate_argnums=1,
     )
     memory = step.lower(lm.params, cache, tokens_BT[:, :1], length_B).compile().memory_analysis()

@@ -12,10 +12,11 @@ import pytest
 import small
 from test_contract import assert_sees_only, influence
 
-from bytelm import layers, models, words
+from bytelm import models, words
 from bytelm.config import Optimizer
 from bytelm.lm import END, LAW
 from bytelm.models import WordPooledConfig
+from bytelm.parameters import matrices_of, params_of, rates_of, with_params
 from bytelm.training.optimizer import make_optimizer
 from bytelm.words import RULES
 
@@ -117,15 +118,15 @@ def test_control_a_rule_that_reads_ahead(rule, monkeypatch):
 )
 def test_causal_by_gradient(rule, pooling, span):
     model = build(rule=rule, pooling=pooling, span=span)
-    params, random = layers.params_of(model), np.random.default_rng(0)
+    params, random = params_of(model), np.random.default_rng(0)
     symbols_1T = random.permutation(np.r_[32:127])[None, :T].astype(np.int32)  # all different
     documents_1T = documents(1)
-    found_TS = influence(lambda p, s: layers.with_params(model, p)(s, documents_1T), params, symbols_1T)
+    found_TS = influence(lambda p, s: with_params(model, p)(s, documents_1T), params, symbols_1T)
     allowed_TS = may_see(documents_1T)
     assert_sees_only(found_TS, allowed_TS)
     assert (found_TS[allowed_TS] > 0).mean() > 0.97
     leaking = influence(
-        lambda p, s: jnp.roll(layers.with_params(model, p)(s, documents_1T), -1, axis=1), params, symbols_1T
+        lambda p, s: jnp.roll(with_params(model, p)(s, documents_1T), -1, axis=1), params, symbols_1T
     )
     with pytest.raises(AssertionError, match="may not depend"):
         assert_sees_only(leaking, allowed_TS)
@@ -215,7 +216,7 @@ def written_out(config, params, data):
 def test_packed_equals_written_out(rule, pooling, span):
     """Three documents in a row, and each alone: the same as from canvases, document by document."""
     model = build(rule=rule, pooling=pooling, span=span, decoder_layers=2, key_heads=1)
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), layers.params_of(model))
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params_of(model))
     symbols_1T = rows(1, seed=5)
     symbols_1T[0, [13, 27]] = END
     found_TV = jax.jit(model.__call__)(symbols_1T, documents(1))[0]
@@ -338,8 +339,8 @@ def test_levels_move_at_their_own_rates():
     updates = {}
     for rate in (1.0, 0.25):
         model = build(byte_rate=rate, pooling="attention")
-        optimizer = make_optimizer(Optimizer(name="adamw"), layers.matrices_of(model), layers.rates_of(model))
-        params = layers.params_of(model)
+        optimizer = make_optimizer(Optimizer(name="adamw"), matrices_of(model), rates_of(model))
+        params = params_of(model)
         grads = jax.tree.map(jnp.ones_like, params)
         updates[rate], _ = jax.jit(lambda g, p, o=optimizer: o.update(g, o.init(p), p))(grads, params)
     ratio = jax.tree.map(lambda a, b: float(jnp.mean(a / b)), updates[0.25], updates[1.0])
@@ -353,7 +354,7 @@ def test_embeddings():
     """Bits: no table; n-grams: more is known of the past; a fresh table: another law for each key and row."""
     symbols = rows(2)
     symbols[1] = symbols[0]
-    assert "table" not in layers.params_of(build(embedding="bits"))
+    assert "table" not in params_of(build(embedding="bits"))
     model = build(lexinvariant=1.0)
     run = jax.jit(model.__call__)
     one, two = run(symbols, None, jax.random.key(0)), run(symbols, None, jax.random.key(1))

@@ -135,3 +135,22 @@ def test_a_damaged_one_is_named(tmp_path):
     found, _ = checkpoints.restore(1, ABSTRACT, WHERE)
     jax.tree.map(np.testing.assert_array_equal, found, state(1))
     checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: {"a": p["a"], "d": p["c"]}, r"c is \[4\] there, none in the model"),
+        (lambda p: p | {"a": {"b": jnp.zeros((2, 5))}}, r"a/b is \[2, 3\] there, \[2, 5\] in the model"),
+        (lambda p: p | {"b": p["c"]}, r"b is none there, \[4\] in the model"),
+    ],
+    ids=["renamed", "wider", "more"],
+)
+@pytest.mark.parametrize("ema", [True, False])
+def test_parameters_of_another_model_are_named(tmp_path, change, said, ema):
+    write(tmp_path, [1], ema=ema).close()
+    checkpoints, other = Checkpoints(tmp_path), jax.eval_shape(change, ABSTRACT.params)
+    where = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), other)
+    with pytest.raises(OSError, match=said):
+        checkpoints.params(1, other, where)
+    checkpoints.close()

@@ -11,8 +11,9 @@ import jax
 import pytest
 from tiny import MODEL
 
-from bytelm import layers, models
+from bytelm import models
 from bytelm.config import Config, Data, Samples, Training
+from bytelm.parameters import params_of
 from bytelm.training import launch
 from bytelm.training.samples import Sampler
 
@@ -82,7 +83,7 @@ def test_profile_records_its_steps_wherever_the_run_begins_and_ends(tmp_path, mo
 def test_samples_are_those_of_their_step(tmp_path):
     config = Config(model=MODEL, data=Data(row=16), samples=Samples(prompts=("", "ab"), max_bytes=4))
     model = models.build(MODEL, jax.random.key(0))
-    draw, params = Sampler(tmp_path, config, model, None), layers.params_of(model)
+    draw, params = Sampler(tmp_path, config, model, None), params_of(model)
 
     def lines():
         return [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
@@ -99,5 +100,5 @@ def test_samples_are_those_of_their_step(tmp_path):
 def test_no_prompts_no_samples(tmp_path):
     config = Config(model=MODEL, data=Data(row=16), samples=Samples(prompts=()))
     model = models.build(MODEL, jax.random.key(0))
-    Sampler(tmp_path, config, model, None)(1, layers.params_of(model))
+    Sampler(tmp_path, config, model, None)(1, params_of(model))
     assert not (tmp_path / "samples.jsonl").exists()

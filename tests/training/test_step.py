@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tiny import MODEL, Trainer, batch
 
-from bytelm import layers
 from bytelm.config import Optimizer
 from bytelm.lm import END, LAW
 from bytelm.loss import counts_of, nats_of
 from bytelm.models import ClassifierConfig
+from bytelm.parameters import with_params
 from bytelm.training.step import make_eval_step
 
 # An epsilon-free optimizer would turn rounding of tiny gradients into whole moves; two steps, small rate.
@@ -129,7 +129,7 @@ def test_a_mean_is_followed(parts):
 
     state, _ = trainer.step(trainer.start(), labelled(0))
     before = np.asarray(state.params["center"])
-    model = layers.with_params(trainer.model, state.params)
+    model = with_params(trainer.model, state.params)
     told = [
         model.nats_and_followers({name: x[i::parts] for name, x in labelled(1).items()})[1]
         for i in range(parts)

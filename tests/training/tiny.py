@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from bytelm import layers, models, sharding
+from bytelm import models, sharding
 from bytelm.config import Optimizer
 from bytelm.lm import END
 from bytelm.models import ByteTransformerConfig
+from bytelm.parameters import matrices_of, specs_of
 from bytelm.sharding import MeshShape
 from bytelm.training.optimizer import make_optimizer
 from bytelm.training.step import make_train_step, new_state, state_shardings
@@ -42,7 +43,7 @@ class Trainer:
         model = jax.eval_shape(lambda: models.build(config, jax.random.key(0)))
         self.model = model
         self.optimizer = make_optimizer(
-            optimizer or Optimizer(clip=100.0), layers.matrices_of(model), specs=layers.specs_of(model)
+            optimizer or Optimizer(clip=100.0), matrices_of(model), specs=specs_of(model)
         )
         self.shardings = state_shardings(model, self.optimizer, self.mesh, ema is not None)
         self.by_row = sharding.named(self.mesh, "batch", None)

@@ -12,6 +12,7 @@ from token_models import NAMES, Plain, agree, both
 
 from bytelm.exact import convert
 from bytelm.lm import Special, Text
+from bytelm.parameters import params_of
 
 
 def sample(seed: int = 0) -> list[bytes]:
@@ -92,7 +93,6 @@ def test_a_context_that_is_too_long_is_refused(small):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_transformer(small, tied):
-    from bytelm import layers
     from bytelm.models.token_lm_config import TokenLMConfig
     from bytelm.tokenized import TransformerLM, abstract
 
@@ -109,7 +109,7 @@ def test_a_transformer(small, tied):
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: np.asarray(random.normal(size=x.shape) * 0.4, np.float32),
-        layers.params_of(abstract(config)),
+        params_of(abstract(config)),
     )
     token_lm = TransformerLM(config, params)
     assert hasattr(token_lm, "reordered")
