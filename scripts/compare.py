@@ -23,6 +23,7 @@ import math
 import shlex
 import shutil
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -87,6 +88,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--points", type=int, default=4, help="evaluations of a run, the last one included (default 4)")
     add("--word-bytes", type=int, default=2**18, help="held-out bytes of next-word accuracy; 0: none")
     add("--context", type=int, help="bytes of context of a word (default: the shortest row less 1)")
+    add("--timings", type=int, default=3, help="times that each config's step is timed; the median counts")
     add("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     args = parser.parse_args(arguments)
     args.unit = next(unit for unit in ("flops", "bytes", "seconds") if getattr(args, unit) is not None)
@@ -95,8 +97,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("configs", "seeds"):
         if len(set(getattr(args, name))) < len(getattr(args, name)):
             parser.error(f"{name}: one is named twice")
-    if args.budgets[0] <= 0 or min(args.points, args.eval_bytes, args.jobs) < 1:
-        parser.error("budgets are above 0; --points, --eval-bytes and --jobs at least 1")
+    if args.budgets[0] <= 0 or min(args.points, args.eval_bytes, args.timings, args.jobs) < 1:
+        parser.error("budgets are above 0; --points, --eval-bytes, --timings and --jobs at least 1")
     return args
 
 
@@ -149,9 +151,14 @@ class Steps:
         self._known: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def calibrate(self, named: dict[str, Config]) -> None:
-        """Measures a step of each config, where the budget needs it and no earlier call has."""
+        """Measures a step of each config, where the budget needs it and no earlier call has.
+
+        Of seconds in rounds over all configs: other work on the machine comes and goes.
+        """
+        rounds = self._args.timings if self._args.unit == "seconds" else 1
+        how = {"jobs": self._args.jobs, "timings": rounds, "seconds_of_one": [CALIBRATION, ENCODING]}
         wanted = {
-            spec: {"config": configs.to_dict(config), "jobs": self._args.jobs}
+            spec: {"config": configs.to_dict(config), **how}
             for spec, config in named.items()
             if self._args.unit != "flops" or getattr(config.data, "tokenizer", None)
         }
@@ -159,23 +166,30 @@ class Steps:
         wanted = json.loads(json.dumps(wanted))
         left = [s for s, x in wanted.items() if {k: self._known.get(s, {}).get(k) for k in x} != x]
 
-        def measure(spec: str, pin: tuple[int, ...] | None) -> None:
-            self._known[spec] = {**wanted[spec], **self._measure(spec, named[spec], pin)}
+        found: dict[str, list[dict[str, float]]] = {spec: [] for spec in left}
 
-        self._workers.each(measure, left)
+        def measure(item: tuple[int, str], pin: tuple[int, ...] | None) -> None:
+            seed, spec = item
+            found[spec].append(self._measure(spec, named[spec], seed, pin))
+
+        self._workers.each(measure, [(i, spec) for i in range(rounds) for spec in left])
+        for spec, measured in found.items():
+            medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+            timed = [one["seconds"] for one in measured]
+            self._known[spec] = {**wanted[spec], **medians, "timed": timed}
         if left:
             write_whole(self._path, json.dumps(self._known, indent=1) + "\n")
         computed = {spec: {"flops": flops_of_a_step(config)} for spec, config in named.items()}
         self._of = {spec: self._known[spec] if spec in wanted else computed[spec] for spec in named}
 
-    def _measure(self, spec: str, config: Config, pin: tuple[int, ...] | None) -> dict[str, float]:
-        """Seconds and bytes of a step, from a run that is stopped after a while."""
+    def _measure(self, spec: str, config: Config, seed: int, pin: tuple[int, ...] | None) -> dict[str, float]:
+        """Seconds and bytes of a step, from the second half of a run that is stopped after a while."""
         wanted, share = (ENCODING, 1 / 2) if getattr(config.data, "tokenizer", None) else (CALIBRATION, 1 / 5)
         least = {"seconds": min(wanted, self._args.budgets[0] * share), "bytes": wanted}
         seconds = least.get(self._args.unit, 0.0)  # of FLOPs only the size of the vocabulary is asked for
-        config = planned(config, 10**6, self._args.seeds[0], self._args)
+        config = planned(config, 10**6, seed, self._args)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, log_every=1))
-        run = Run(spec, 0, 0, self._args.out / "calibration", config)
+        run = Run(spec, 0, seed, self._args.out / "calibration", config)
         say(f"measuring a step of {spec!r}")
         shutil.rmtree(run.folder, ignore_errors=True)  # an earlier one would be gone on from
         run.plan.unlink(missing_ok=True)
@@ -183,7 +197,7 @@ class Steps:
         with started(run, pin) as process:
             while process.poll() is None:
                 lines = lines_of(run.folder)
-                if len(lines) > 3 and seconds_of(lines)[-1] >= seconds:
+                if len(lines) > 6 and seconds_of(lines)[-1] >= seconds:
                     process.send_signal(signal.SIGTERM)
                     break
                 time.sleep(0.1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def main() -> None:
     print(f"intervals: 95 %, {found.figures()[0].unit} drawn again; too long: {found.too_long:,} words")
 
 
-def first_bytes(documents: Documents, max_bytes: int) -> Iterator[bytes]:
+def first_bytes(documents: Documents | Sequence[bytes], max_bytes: int) -> Iterator[bytes]:
     """The first `max_bytes` bytes of the documents; the one in which they end stops with a whole word."""
     for i in range(len(documents)):
         data = documents[i]

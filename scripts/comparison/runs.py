@@ -74,9 +74,10 @@ class Run:
         self.plan.with_suffix(".py").write_text(_AS_CONFIG)
 
     def finished(self) -> bool:
-        """Whether its last evaluation is written."""
-        lines = lines_of(self.folder)
-        return bool(lines) and lines[-1]["step"] == self.config.training.steps and HELD_OUT in lines[-1]
+        """Whether its last evaluation and its last checkpoint are written."""
+        lines, steps = lines_of(self.folder), self.config.training.steps
+        evaluated = bool(lines) and lines[-1]["step"] == steps and HELD_OUT in lines[-1]
+        return evaluated and (self.folder / "checkpoints" / str(steps)).is_dir()
 
 
 def slug(spec: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from common.drawing import dots, number, table
-from reporting.matched import BOOKS, FLAT, compare, read, spec, text
-from reporting.plan import Command, Found, Section, Settings, excerpt, script
+from reporting.matched import BOOKS, EVAL_BYTES, FLAT, compare, held_out, read, spec, text
+from reporting.plan import Command, Found, Section, Settings, script
 
 FACTORS: dict[str, dict[str, str]] = {
     "pooling": {
@@ -47,12 +48,11 @@ FACTORS: dict[str, dict[str, str]] = {
 def factors(settings: Settings) -> list[Command]:
     from comparison.runs import slug
 
-    folder, budget = settings.work / "factors", settings.of(120.0, 4e10)
+    folder, budget = settings.work / "factors", settings.of(4e12, 4e10)
     configs = list(dict.fromkeys(config for group in FACTORS.values() for config in group.values()))
-    unit = settings.of("seconds", "flops")
-    trained = compare("compare", folder / "compare", configs, "books", settings, seeds=[0], points=1,
-                      eval_bytes=settings.of(131_072, 8192), word_bytes=0, **{unit: budget})  # fmt: skip
-    held_out = folder / "held_out.txt"
+    trained = compare("compare", folder / "compare", configs, "books", settings, flops=budget, seeds=[0],
+                      points=1, eval_bytes=settings.of(*EVAL_BYTES), word_bytes=0)  # fmt: skip
+    scored = folder / "scored.txt"
     tokenized = [
         folder / "compare" / "runs" / f"{slug(spec(config, settings))}-{budget:g}-seed0"
         for config in FACTORS["tokens"].values()
@@ -60,13 +60,13 @@ def factors(settings: Settings) -> list[Command]:
     return [
         *text("books", settings),
         trained,
-        excerpt("held_out", settings.at(BOOKS[1]), held_out, settings.of(32_768, 1024)),
+        replace(held_out(scored, settings.of(32_768, 1024), settings), name="scored"),
         script(
             "exact_bits",
             "exact_bits.py",
             *tokenized,
             "--data",
-            held_out,
+            scored,
             "--json",
             folder / "exact_bits.json",
         ),

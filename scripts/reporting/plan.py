@@ -186,5 +186,5 @@ def script(name: str, script_: str, *words: object, stdout: str | None = None) -
 
 def excerpt(name: str, source: str, out: Path, size: int, **flags: int) -> Command:
     """The first bytes of the texts of a file, as a text file."""
-    more = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+    more = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
     return script(name, "excerpt.py", source, "--out", out, "--bytes", size, *more)

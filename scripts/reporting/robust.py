@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from common.drawing import curves, dots, interval, number, squares, table
-from reporting.matched import BOOKS, HEADLINE, QUICK, run_folder, spec
+from reporting.matched import BOOKS, HEADLINE, QUICK, held_out, run_folder, spec
 from reporting.plan import Command, Found, Section, Settings, excerpt, script
 
 # ---- noise ---------------------------------------------------------------------------------------------
 
-NOISY = {config: name for config, name in HEADLINE.items() if name in ("flat", "word-pooled", "BPE, 8,192")}
+NAMES = ("windowed flat", "word-pooled", "BPE, 8,192")
+NOISY = {config: name for config, name in HEADLINE.items() if name in NAMES}
 
 
 def noise(settings: Settings) -> list[Command]:
@@ -22,7 +23,7 @@ def noise(settings: Settings) -> list[Command]:
     kinds = settings.of([], ["--kinds", "drop", "keyboard"])
     rates = settings.of([0.02, 0.05, 0.1, 0.2], [0.1])
     return [
-        excerpt("held_out", settings.at(BOOKS[1]), text, settings.of(16_384, 1024), piece=512),
+        held_out(text, settings.of(32_768, 1024), settings, piece=512),
         script("noise", "noise_curve.py", *runs, "--data", text, "--rates", *rates, *kinds, "--out", folder),
     ]
 
@@ -57,12 +58,14 @@ def gather_noise(settings: Settings) -> Found:
 
 def monobyte(settings: Settings) -> list[Command]:
     folder, size = settings.work / "monobyte", settings.of(600_000, 20_000)
-    corpora = [
-        f"English={settings.at(BOOKS[0])}", f"Chinese={settings.at('text/zh-poetry.txt')}", "Python=stdlib"
-    ]  # fmt: skip
+    english = folder / "english.txt"  # of many books, so that what is held out is not of the first one
+    corpora = [f"English={english}", f"Chinese={settings.at('text/zh-poetry.txt')}", "Python=stdlib"]
     flags = ["--flags", QUICK] if settings.quick else []
     flags += ["--held-out", settings.of(32_768, 2048)]
-    return [script("monobyte", "monobyte.py", *corpora, "--bytes", size, "--out", folder, *flags)]
+    return [
+        excerpt("english", settings.at(BOOKS[0]), english, 2 * size, in_turn=32_768),
+        script("monobyte", "monobyte.py", *corpora, "--bytes", size, "--out", folder, *flags),
+    ]
 
 
 def gather_monobyte(settings: Settings) -> Found:

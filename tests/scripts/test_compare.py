@@ -74,6 +74,7 @@ class World:
 
         (run.folder / "config.json").write_text(json.dumps(configs.to_dict(self.resolve(run.config))))
         (run.folder / "versions.json").write_text('{"jax": "0"}')
+        (run.folder / "checkpoints" / str(run.config.training.steps)).mkdir(parents=True, exist_ok=True)
         (run.folder / "metrics.jsonl").write_text(
             "".join(json.dumps(x) + "\n" for x in self.lines(run.config))
         )
