@@ -169,17 +169,18 @@ def gather_bias(settings: Settings) -> Found:
         }
         for place, f in figures[name].items():
             shares = (interval(f[f"right, {m}"], ".0f", 100) for m in ("token", "healing", "exact"))
-            rows.append(
-                [name, f"{place} ({f['cuts']})", interval(f["token"]), interval(f["healing"]), *shares]
-            )
+            counts = ", ".join(str(f[x]) for x in ("cuts", "impossible, token", "impossible, healing"))
+            rows.append([name, f"{place} ({counts})", interval(f["token"]), interval(f["healing"]), *shares])
             for method in plotted:
                 if f[method] and f[method][1] > float("-inf"):
                     plotted[method][f"{name}, {place}"] = f[method]
     parts = [
         "Texts of one model cut in tokens of the other. Bits of the true rest of the text more than exact "
         "conversion needs, paired, and per cent of cuts after which the next 8 bytes are right, greedily "
-        "(95 % intervals; in brackets the number of cuts). `token`: the prompt encoded, and on from its "
-        "last token; `healing`: that token taken back first.",
+        "(95 % intervals; in brackets the number of cuts, and of those where `token`, `healing` makes the "
+        "rest "
+        "impossible, which are not in the bits). `token`: the prompt encoded, and on from its last token; "
+        "`healing`: that token taken back first.",
         table(
             ["model", "cut", "token less exact", "healing less exact", "token, %", "healing, %", "exact, %"],
             rows,
@@ -201,6 +202,7 @@ def of_cuts(cuts: list[dict[str, Any]]) -> dict[str, Any]:
         pairs = [(cut[f"bits {method}"] - cut["bits exact"], cut["cluster"]) for cut in cuts]
         kept = [(value, cluster) for value, cluster in pairs if math.isfinite(value)]
         found[method] = mean_interval(*map(list, zip(*kept, strict=True)), share=False) if kept else None
+        found[f"impossible, {method}"] = len(pairs) - len(kept)
     for method in ("token", "healing", "exact"):
         hits = [float(cut[f"hit {method}"]) for cut in cuts]
         found[f"right, {method}"] = (

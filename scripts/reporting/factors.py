@@ -90,9 +90,10 @@ def gather_factors(settings: Settings) -> Found:
                 f"{s['bytes_per_second']:,.0f}",
             ]
             cells += [number(use and use["bytes_a_word"], ".2f"), f"{s['bits_per_byte']:.3f}"]
-            rows.append([group, name, *cells, f"{s['bits_per_byte'] - base:+.3f}", f"{s['lost_share']:.1%}"])
-            plotted[f"{group}: {name}"] = s["bits_per_byte"]
-    budget = f"{found['summary'][0]['budget']:g} {found['unit']}"
+            label = f"{name}, of canonical tokens" if s["canonical"] else name
+            rows.append([group, label, *cells, f"{s['bits_per_byte'] - base:+.3f}", f"{s['lost_share']:.1%}"])
+            plotted[f"{group}: {label}"] = s["bits_per_byte"]
+    budget = f"{found['summary'][0]['budget']:.0e} FLOPs"
     head = [
         "factor",
         "setting",
@@ -108,13 +109,18 @@ def gather_factors(settings: Settings) -> Found:
     ]
     parts = [
         table([*head, "less default's", "lost"], rows),
-        f"English books, {budget} a run, seed 0 alone. Lost: held-out bytes beyond the limit of words, in "
-        "no figure.",
+        f"English books, {budget} a run, seed 0 alone: differences of a few times the ± of the first section "
+        "say nothing. Bytes/s are of the runs themselves, whatever else the machine did. Lost: held-out "
+        "bytes "
+        "beyond the limit of words, in no figure.",
         f"The tokenized models on {exact['bytes']:,} held-out bytes in texts of {exact['size']:,}, with "
         "their ends: bits per byte of the canonical tokens, and by exact conversion of the bytes themselves:",
         table(["tokens", "canonical tokens", "bytes, exact", "difference"], tokens),
     ]
-    figures = {"budget": budget, "summary": found["summary"], "exact": exact}
+    groups = {
+        group: {name: spec(config, settings) for name, config in of.items()} for group, of in FACTORS.items()
+    }
+    figures = {"budget": budget, "groups": groups, "summary": found["summary"], "exact": exact}
     title = f"English books, {budget} a run: one factor at a time"
     plots = {"factors": lambda: dots(title, "bits per byte of held-out text", {"": plotted}, zero=base)}
     return Found("\n\n".join(parts), figures, plots)

@@ -24,6 +24,7 @@ HEADLINE = {
     "paper_small": "Learn Your Tokens",
 }
 FLATS = ("flat", "windowed flat")  # what the word-pooled model is held against
+BOUNDED = ("BPE, 8,192", "Learn Your Tokens")  # whose bits per byte are bounds
 CORPORA = {"books": "English books", "python": "Python"}
 BOOKS = ("text/books/train.jsonl.gz", "text/books/test.jsonl.gz")
 SECONDS, FLOPS = (300.0, 4.0), (1e13, 4e10)  # of a run: full, quick
@@ -129,28 +130,24 @@ def gather_headline(corpus: str, settings: Settings) -> Found:
     summed = {unit: {names[s["config"]]: s for s in found["summary"]} for unit, found in at.items()}
     rows = [
         [
-            *(name, f"`{s['config']}`", f"{s['parameters']:,}", f"{s['flops_a_byte'] / 1e6:.2f} M"),
-            *(f"{s['bytes_per_second']:,.0f}", f"{s['bytes'] / 1e6:.2f} MB", _bits(s)),
-            *(f"{summed['flops'][name]['bytes'] / 1e6:.2f} MB", _bits(summed["flops"][name])),
+            *(name, f"`{s['config']}`", f"{s['row']:,}", f"{s['parameters']:,}"),
+            *(f"{s['flops_a_byte'] / 1e6:.2f} M", f"{s['bytes_per_second']:,.0f}"),
+            *_came_to(s),
+            *_came_to(summed["flops"][name]),
         ]
         for name, s in summed["seconds"].items()
     ]
     seconds, flops = (at[unit]["summary"][0]["budget"] for unit in ("seconds", "flops"))
-    seeds = {unit: ", ".join(map(str, at[unit]["summary"][0]["seeds"])) for unit in at}
-    head = ["model", "config", "parameters", "training FLOPs a byte", "bytes/s", f"read in {seconds:g} s"]
-    head += ["bits per byte", f"read in {flops:.0e} FLOPs", "bits per byte"]
-    one = at["seconds"]["summary"][0]
-    parts = [
-        table(head, rows),
-        f"Bits per byte of the first {one['eval_bytes']:,.0f} held-out bytes, mean ± standard error over "
-        f"seeds ({seeds['seconds']} at equal seconds, {seeds['flops']} at equal FLOPs). BPE's are of "
-        "canonical tokens, which bound its bits per byte from above. Seconds are of training alone, "
-        f"{at['seconds']['machine'].get('jobs', 1)} runs at a time, each on its share of the cores.",
-    ]
+    head = ["model", "config", "row", "parameters", "training FLOPs a byte", "bytes/s"]
+    for budget in (f"{seconds:g} s", f"{flops:.0e} FLOPs"):
+        head += [f"steps, {budget}", "read", "bits per byte"]
+    parts = [table(head, rows), _explained(at)]
     if words := _words(summed["seconds"]):
-        said = "by how often the word occurs in the training text, with 95 % intervals:"
-        parts += [f"Next words right, %, after {seconds:g} s, {said}", words]
-    if notes := [note for found in at.values() for note in found["notes"] if "budget" in note]:
+        unit = next(s["next_word"][0]["unit"] for s in summed["seconds"].values() if s["next_word"])
+        said = "by how often a word occurs in the whole training split, of which the models have read a part"
+        parts += [f"Next words right, %, after {seconds:g} s, {said} (95 % intervals, {unit} drawn):", words]
+    kinds = ("budget", "no room", "not of the same")
+    if notes := [note for one in at.values() for note in one["notes"] if any(kind in note for kind in kinds)]:
         parts.append("\n".join(f"* {note}" for note in notes))
     figures: dict[str, Any] = {"names": names, **{unit: {"summary": at[unit]["summary"]} for unit in at}}
     figures["curves"] = {
@@ -162,9 +159,35 @@ def gather_headline(corpus: str, settings: Settings) -> Found:
     return Found("\n\n".join(parts), figures, {corpus: partial(draw, figures, CORPORA[corpus])})
 
 
-def _bits(summary: dict[str, Any]) -> str:
+def _came_to(summary: dict[str, Any]) -> tuple[str, str, str]:
+    """Steps, bytes, and bits per byte with their error over seeds."""
     error = summary["standard_error_seeds"]
-    return f"{summary['bits_per_byte']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    bits = f"{summary['bits_per_byte']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    return f"{summary['steps']:,}", f"{summary['bytes'] / 1e6:.2f} MB", bits
+
+
+def _explained(at: dict[str, Any]) -> str:
+    """What the figures of the table are of."""
+    one = at["seconds"]["summary"][0]
+    documents = max(run["eval_documents"] for run in at["seconds"]["runs"])
+    errors = [s["standard_error_documents"] for s in at["seconds"]["summary"]]
+    errors = [error for error in errors if error is not None]
+    over = f"; over documents it is {min(errors):.3f} to {max(errors):.3f}" if errors else ""
+    seeds = {unit: ", ".join(map(str, at[unit]["summary"][0]["seeds"])) for unit in at}
+    return (
+        f"Bits per byte of {one['eval_bytes']:,.0f} held-out bytes ({documents} documents), mean ± standard "
+        f"error over seeds ({seeds['seconds']} at equal seconds, {seeds['flops']} at equal FLOPs){over}. A "
+        "row "
+        "is in bytes, of BPE in tokens; a model sees no further back than its row. BPE's bits are of "
+        "canonical "
+        "tokens and those of Learn Your Tokens of words as its rule cuts them: both bound the bits per byte "
+        "from above. Seconds are of training alone, without compilation, evaluation and checkpoints, and "
+        "without "
+        "training a tokenizer and encoding. The steps of a run were fixed from steps timed before, "
+        f"{at['seconds']['machine'].get('jobs', 1)} runs at a time, each on its share of the cores; bytes/s "
+        "and "
+        "the plot are by these, and what other work on the machine added is noted below."
+    )
 
 
 def _words(summed: dict[str, Any]) -> str | None:
@@ -185,9 +208,13 @@ def _words(summed: dict[str, Any]) -> str | None:
     return table(["model", *heads], rows)
 
 
-def mean_curve(figures: dict[str, Any], name: str, x: str) -> list[tuple[float, float, float, float]]:
+Curve = list[tuple[float, float, float, float]]
+
+
+def mean_curve(figures: dict[str, Any], name: str, x: str, seed: int | None = None) -> Curve:
     """(x, mean, lowest, highest bits per byte) over seeds, on the way of runs at equal seconds or FLOPs."""
     runs = [run for run in figures["curves"][x] if figures["names"][run["config"]] == name]
+    runs = [run for run in runs if seed in (None, run["seed"])]
     points = list(zip(*(run["curve"] for run in runs), strict=False))
     found = []
     for point in points:
@@ -198,35 +225,41 @@ def mean_curve(figures: dict[str, Any], name: str, x: str) -> list[tuple[float, 
 
 
 def cheaper(figures: dict[str, Any], ours: str, theirs: str, x: str) -> dict[str, Any]:
-    """How much less of `x` ours takes to come to the last bits of theirs, and whether that is only a bound.
+    """How much less of `x` ours takes to come to the last bits of theirs, over all seeds and by seed.
 
-    Read off its curve on the way, whose rate of learning has not ended, so at least so much.
+    Read off its curve on the way, where its rate of learning has not ended, so at least so much. `first`: it
+    was there when it was first evaluated, so that `times` says no more than when that was.
     """
-    curve, (budget, goal, _, _) = mean_curve(figures, ours, x), mean_curve(figures, theirs, x)[-1]
-    found: dict[str, Any] = {
-        "bits_per_byte": goal,
-        "theirs": budget,
-        "ours": None,
-        "times": None,
-        "at_least": True,
-    }
+    seeds = sorted({run["seed"] for run in figures["curves"][x]})
+    found = _crossing(mean_curve(figures, ours, x), mean_curve(figures, theirs, x)[-1])
+    of_seeds = [
+        _crossing(mean_curve(figures, ours, x, seed), mean_curve(figures, theirs, x, seed)[-1])["times"]
+        for seed in seeds
+    ]
+    return {**found, "by_seed": dict(zip(map(str, seeds), of_seeds, strict=True))}
+
+
+def _crossing(curve: Curve, end: tuple[float, float, float, float]) -> dict[str, Any]:
+    budget, goal, _, _ = end
+    found: dict[str, Any] = {"bits_per_byte": goal, "theirs": budget}
     before: tuple[float, float] | None = None
     for at, bits, _, _ in curve:
         if bits <= goal:
             if before is not None:  # straight in log x
                 share = (before[1] - goal) / (before[1] - bits)
                 at = math.exp(math.log(before[0]) + share * (math.log(at) - math.log(before[0])))
-            return {**found, "ours": at, "times": budget / at}
+            return {**found, "ours": at, "times": budget / at, "first": before is None}
         before = at, bits
-    return found
+    return {**found, "ours": None, "times": None, "first": False}
 
 
 def draw(figures: dict[str, Any], title: str) -> Any:
-    """Bits per byte against seconds and against FLOPs: the way of the runs thin, where they end thick."""
-    drawn = figure(9.6, 4.4, f"{title}: bits per byte of held-out text while training")
+    """Bits per byte against seconds and against FLOPs: the way of the runs, and a marker where they end."""
+    said = "mean, lowest and highest of the seeds; markers where runs end"
+    drawn = figure(9.6, 4.6, f"{title}: bits per byte of held-out text while training\n{said}")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, (x, label) in zip(
-        panels, {"seconds": "training time, s", "flops": "training FLOPs"}.items(), strict=True
+        panels, {"seconds": "training time by timed steps, s", "flops": "training FLOPs"}.items(), strict=True
     ):
         for i, name in enumerate(figures["names"].values()):
             at, bits, low, high = zip(*mean_curve(figures, name, x), strict=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting.matched import CORPORA, FLATS
+from reporting.matched import BOUNDED, CORPORA, FLATS
 from reporting.plan import Found, Section, Settings, published, record_of, write
 
 SUFFIXES = (".png", ".svg")
@@ -130,6 +130,8 @@ def answer(figures: Figures) -> list[str]:
     for corpus in ("books", "python"):
         if corpus in figures:
             said += [_cheaper(corpus, figures[corpus]), _from_tokens(corpus, figures[corpus])]
+    if "factors" in figures:
+        said.append(_tables(figures["factors"]))
     if {"books", "python"} <= set(figures):
         said.append(_best(figures))
     if "bias" in figures:
@@ -155,10 +157,9 @@ def _cheaper(corpus: str, figures: Figures) -> str:
     budget, parts = figures["seconds"]["summary"][0]["budget"], []
     flats = ("a flat one as deep and wide", "a smaller flat one with windows")
     for flat, named in zip(FLATS, flats, strict=True):
-        times = [figures["cheaper"][flat][unit]["times"] for unit in ("seconds", "flops")]
         time, work = (
-            f"more {what}" if x is None or x < 1 else f"at least {x:.1f} times {less} {what}"
-            for x, less, what in zip(times, ("less", "fewer"), ("time", "operations"), strict=True)
+            _times(figures["cheaper"][flat][unit], less, what)
+            for unit, less, what in (("seconds", "less", "time"), ("flops", "fewer", "operations"))
         )
         parts.append(f"{named} ({bits[flat]:.3f}) in {time} and {work}")
     return (
@@ -167,27 +168,55 @@ def _cheaper(corpus: str, figures: Figures) -> str:
     )
 
 
+def _times(one: Mapping[str, Any], less: str, what: str) -> str:
+    """How much less; where it was there at its first evaluation, no more is known than when that was."""
+    if one["times"] is None or one["times"] < 1:
+        return f"more {what}"
+    seeds = [x for x in one["by_seed"].values() if x is not None]
+    spread = f" ({min(seeds):.1f} to {max(seeds):.1f} by seed)" if len(seeds) > 1 and not one["first"] else ""
+    first = ", there at its first evaluation" if one["first"] else ""
+    return f"at least {one['times']:.1f} times {less} {what}{spread}{first}"
+
+
 def _from_tokens(corpus: str, figures: Figures) -> str:
-    gaps = {}
+    gaps = []
     for unit in ("seconds", "flops"):
-        named = _named(figures, unit)
-        gaps[unit] = named["word-pooled"]["bits_per_byte"] - named["BPE, 8,192"]["bits_per_byte"]
+        ours, theirs = (_named(figures, unit)[name] for name in ("word-pooled", "BPE, 8,192"))
+        errors = [s["standard_error_seeds"] for s in (ours, theirs)]
+        error = "" if None in errors else f" ± {math.hypot(*errors):.3f}"
+        gaps.append(f"{ours['bits_per_byte'] - theirs['bits_per_byte']:+.3f}{error}")
     return (
-        f"From BPE of 8,192 tokens it is {gaps['seconds']:+.3f} bits per byte away at equal seconds and "
-        f"{gaps['flops']:+.3f} at equal FLOPs (plus: worse; BPE's are bits of canonical tokens)."
+        f"From BPE of 8,192 tokens it is {gaps[0]} bits per byte away at equal seconds and {gaps[1]} at "
+        "equal "
+        "FLOPs (plus: worse; BPE's are bits of canonical tokens, a bound)."
+    )
+
+
+def _tables(figures: Figures) -> str:
+    """How much of it the tables of n-grams do, which no flat model has."""
+    names, by = figures["groups"], {s["config"]: s["bits_per_byte"] for s in figures["summary"]}
+    ours, without = (
+        by[names["n-grams, span"][name]] for name in ("4,096 rows, 1 word (default)", "no n-grams")
+    )
+    flat = by[names["flat"]["window 128, smaller"]]
+    return (
+        f"Its hashed n-gram tables do a part of that: after {figures['budget']} of books, one seed, it has "
+        f"{without:.3f} without them, {ours:.3f} with them, and the smaller flat model {flat:.3f}."
     )
 
 
 def _best(figures: Figures) -> str:
-    """The byte model with the lowest mean of both corpora at equal seconds."""
+    """The byte model with the lowest mean of both corpora at equal seconds, of those whose bits are exact."""
     found = {corpus: _named(figures[corpus], "seconds") for corpus in ("books", "python")}
-    bytes_ = [name for name, s in found["books"].items() if not s["canonical"]]
+    bytes_ = [name for name in found["books"] if name not in BOUNDED]
     mean = {name: sum(found[c][name]["bits_per_byte"] for c in found) / 2 for name in bytes_}
     best, second = sorted(bytes_, key=mean.__getitem__)[:2]
-    config = found["books"][best]["config"].split()[0]
+    config = found["books"][best]["config"]
     return (
         f"The best byte model here is {best} (`{config}`): at equal seconds {mean[best]:.3f} bits per byte "
-        f"over both corpora, {mean[second] - mean[best]:.3f} less than the next, {second}."
+        f"over both corpora, {mean[second] - mean[best]:.3f} less than the next, {second}: it reads more text "
+        "in "
+        "the same time than models that run over bytes, and a word's bytes see each other."
     )
 
 

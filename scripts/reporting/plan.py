@@ -159,14 +159,23 @@ def left(section: Section, settings: Settings) -> list[tuple[Command, str]]:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, and the processor."""
-    versions = {"python": platform.python_version()}
+    """Versions, that of the code too, and the processor."""
+    versions = {"code": code(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {"machine": f"{os.cpu_count()} x {processor()}", "versions": versions}
+
+
+def code() -> str:
+    """The beginning of a hash of all that trains and computes: records made by other code can be told."""
+    files = [ROOT / "train.py", *(p for name in ("bytelm", "configs") for p in (ROOT / name).rglob("*.py"))]
+    found = hashlib.sha256()
+    for path in sorted(files):
+        found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 def write(path: Path, text: str) -> None:

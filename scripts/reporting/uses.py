@@ -104,8 +104,8 @@ def gather_ensembles(settings: Settings) -> Found:
     ]
     parts = [
         "Two models of stories whose vocabularies differ, both converted exactly, and the word-pooled model "
-        f"of the books, on prose that none wrote: paragraphs of *Peter Pan*, {found['fitted']} to fit "
-        f"weights, {found['texts']} ({found['bytes']:,} bytes) held out.",
+        f"of the books, on prose that none wrote: paragraphs of *Peter Pan* that all find possible, "
+        f"{found['fitted']} to fit weights, {found['texts']} ({found['bytes']:,} bytes) held out.",
         table(["model", "bits per byte", "less than the best member, ± standard error"], rows),
     ]
     return Found("\n\n".join(parts), found, {"mixtures": folder / "ensembles"})
@@ -157,7 +157,7 @@ def gather_fim(settings: Settings) -> Found:
             differences.append([f"exact less {method}", *points, f"{said['McNemar, passed'][2]:.3f}"])
     parts = [
         "HumanEval's random spans, suffix before prefix, the likeliest completion, by models of minutes on "
-        "two cores; 95 % intervals:",
+        "two cores, each as its config trains it (not for equal bytes or seconds); 95 % intervals:",
         table(["model, method", "items", *MEASURES.values(), "bytes/s"], rows),
         "The same items, paired, in points; p is McNemar's, of what passes:",
         table(["difference", "pass@1", "exact match", "similarity", "p"], differences),

@@ -7,7 +7,7 @@ import json
 import math
 
 BITS = {
-    **{"flat": 3.0, "word-pooled": 2.4, "flat, smaller, windowed": 2.8, "Byte2Word, causal": 2.9},
+    **{"flat": 3.0, "word-pooled": 2.4, "windowed flat": 2.8, "Byte2Word, causal": 2.9},
     **{"BPE, 8,192": 2.3, "Learn Your Tokens": 2.7},
 }
 COSTS = (
@@ -27,13 +27,13 @@ def write(path, content):
 def comparison(configs, unit, budget, bits):
     """What compare.py writes, of runs whose bits fall to `bits` in five steps, each half as far."""
     shares = [
-        {"name": name, "words": 10, **dict.fromkeys(("value", "low", "high"), value)}
+        {"name": name, "words": 10, "unit": "words", **dict.fromkeys(("value", "low", "high"), value)}
         for name, value in (("all", 0.1), ("0", None))
     ]
     same = {
         **{"budget": budget, "parameters": 10, "flops_a_byte": 1e6, "bytes_per_second": 9.0, "bytes": 5e6},
         **{"standard_error_seeds": None, "eval_bytes": 4096.0, "seeds": [0], "word_use": None},
-        **{"lost_share": 0.0, "next_word": shares},
+        **{"lost_share": 0.0, "next_word": shares, "row": 9, "steps": 9, "standard_error_documents": 0.1},
     }
     summary, runs = [], []
     for config, end in zip(configs, bits, strict=True):
@@ -44,7 +44,7 @@ def comparison(configs, unit, budget, bits):
             }
             for i in range(5)
         ]
-        runs.append({"config": config, "seed": 0, "curve": curve, "folder": "private"})
+        runs.append({"config": config, "seed": 0, "curve": curve, "folder": "private", "eval_documents": 3})
         summary.append(
             {**same, "config": config, "bits_per_byte": end, "canonical": config.startswith("bpe")}
         )
@@ -71,7 +71,9 @@ def trained(settings):
         matched.spec(config, settings) for group in factors.FACTORS.values() for config in group.values()
     ]
     tried = list(dict.fromkeys(tried))
-    write(work / "factors/compare/comparison.json", comparison(tried, "seconds", 60.0, [2.5] * len(tried)))
+    known = {"default": 2.4, "flat": 2.8, "default --model.ngrams 0": 2.7}
+    bits = [known.get(config.replace(matched.SMALL["default"], ""), 2.5) for config in tried]
+    write(work / "factors/compare/comparison.json", comparison(tried, "flops", 4e12, bits))
     runs = [{"model": "x", "canonical": 2.5, "exact": 2.49} for _ in factors.FACTORS["tokens"]]
     write(work / "factors/exact_bits.json", {"bytes": 1000, "size": 1000, "runs": runs})
 

@@ -283,6 +283,7 @@ def test_all_that_was_measured_is_said(report, plan, measured, monkeypatch):
     # The curve of the word-pooled model falls to the flat one's 3.0 between 3/5 and 4/5 of the budget.
     times = 1 / math.exp(math.log(0.6) + (3.15 - 3.0) / (3.15 - 2.65) * (math.log(0.8) - math.log(0.6)))
     assert f"a flat one as deep and wide (3.000) in at least {times:.1f} times less time and" in answer
+    assert "it has 2.700 without them, 2.400 with them, and the smaller flat model 2.800" in answer
     assert "the word-pooled model (2.400 bits per byte after 300 s)" in answer
     assert "+0.100 bits per byte away at equal seconds" in answer
     assert "The best byte model here is word-pooled (`default`)" in answer
