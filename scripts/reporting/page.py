@@ -214,7 +214,8 @@ def _best(figures: Figures) -> str:
     config = found["books"][best]["config"]
     return (
         f"The best byte model here is {best} (`{config}`): at equal seconds {mean[best]:.3f} bits per byte "
-        f"over both corpora, {mean[second] - mean[best]:.3f} less than the next, {second}: it reads more text "
+        f"over both corpora, {mean[second] - mean[best]:.3f} less than the next, {second}: it reads more "
+        "text "
         "in "
         "the same time than models that run over bytes, and a word's bytes see each other."
     )
